@@ -1,0 +1,249 @@
+package sqlreq
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// HandlerFunc is an [http.Handler] that returns an error. The error rolls back
+// the request's transactions, as [Fail] does, and is answered by the
+// ErrorHandler of the innermost registry when the request ends. A panic that
+// leaves it rolls back too, even if something outside recovers it. Without a
+// registry the error is logged and answered by the same mapping, [StatusCode].
+type HandlerFunc func(http.ResponseWriter, *http.Request) error
+
+// ServeHTTP calls f.
+func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := scopeOf(r.Context())
+	returned := false
+	defer func() {
+		if !returned && s != nil {
+			s.work.panicked(s)
+		}
+	}()
+	err := f(w, r)
+	returned = true
+	if err == nil {
+		return
+	}
+	// In a Do there is nobody else to answer.
+	if s != nil && s.fail(err) == nil && s.work.exchange != nil {
+		return
+	}
+	answer(w, r, slog.Default(), 1, err)
+}
+
+// TxFunc is an [http.Handler] that is handed the transaction of [DefaultKey];
+// for another key see [Key.Handler]. Otherwise it is a [HandlerFunc].
+//
+// Before it takes the transaction it reads up to 64 KiB of the request's body,
+// so that a client that sends a form slowly holds no connection of the pool; the
+// function gets the whole body all the same. A handler of larger uploads should
+// call [Tx] when it needs it.
+type TxFunc func(http.ResponseWriter, *http.Request, *sql.Tx) error
+
+// ServeHTTP calls f with the transaction of DefaultKey.
+func (f TxFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	DefaultKey.Handler(f).ServeHTTP(w, r)
+}
+
+// Handler returns f as a handler that is handed the transaction of k.
+func (k Key) Handler(f TxFunc) http.Handler {
+	return HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		readAhead(r)
+		tx, err := k.Tx(r.Context())
+		if err != nil {
+			return err
+		}
+		return f(w, r, tx)
+	})
+}
+
+// aheadLimit is how many bytes of a body TxFunc reads before it begins.
+const aheadLimit = 64 << 10
+
+// readAhead reads a small body into memory. An error is kept for who reads so far.
+func readAhead(r *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	var head bytes.Buffer
+	if r.ContentLength > 0 {
+		head.Grow(int(min(r.ContentLength, aheadLimit)) + bytes.MinRead)
+	}
+	var rest io.Reader = r.Body
+	if _, err := io.CopyN(&head, r.Body, aheadLimit); err != nil {
+		rest = errorReader{err} // io.EOF too: the body is read
+	}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(&head, rest), r.Body}
+}
+
+type errorReader struct{ err error }
+
+func (e errorReader) Read([]byte) (int, error) { return 0, e.err }
+
+// View returns a handler that calls the method of v named after the request's:
+// Get, Head, Post, Put, Patch, Delete or Options. Each may have the shape of an
+// [http.HandlerFunc], a [HandlerFunc] or a [TxFunc]. HEAD falls back to Get,
+// OPTIONS is answered with the Allow header, any other method gets 405 with it.
+//
+// View panics if v has no such method, or one of another shape.
+func View(v any) http.Handler { return DefaultKey.View(v) }
+
+// View is the function [View] with the transactions of another database.
+func (k Key) View(v any) http.Handler {
+	if v == nil {
+		panic("sqlreq: View(nil); give it a value with methods such as Get(http.ResponseWriter, *http.Request) error")
+	}
+	value := reflect.ValueOf(v)
+	view := &view{handlers: make(map[string]http.Handler)}
+	for _, name := range []string{"Get", "Head", "Post", "Put", "Patch", "Delete", "Options"} {
+		m := value.MethodByName(name)
+		if !m.IsValid() {
+			if _, ok := reflect.PointerTo(value.Type()).MethodByName(name); ok {
+				panic(fmt.Sprintf("sqlreq: View: method %s of %T has a pointer receiver; give View a pointer", name, v))
+			}
+			continue
+		}
+		method := strings.ToUpper(name)
+		switch f := m.Interface().(type) {
+		case func(http.ResponseWriter, *http.Request):
+			view.handlers[method] = HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				f(w, r)
+				return nil
+			})
+		case func(http.ResponseWriter, *http.Request) error:
+			view.handlers[method] = HandlerFunc(f)
+		case func(http.ResponseWriter, *http.Request, *sql.Tx) error:
+			view.handlers[method] = k.Handler(f)
+		default:
+			panic(fmt.Sprintf("sqlreq: View: method %s of %T is a %T; it must be a func(http.ResponseWriter, *http.Request), with an error as its result or not, or a func(http.ResponseWriter, *http.Request, *sql.Tx) error", name, v, f))
+		}
+	}
+	if len(view.handlers) == 0 {
+		panic(fmt.Sprintf("sqlreq: View: %T has none of the methods Get, Head, Post, Put, Patch, Delete, Options", v))
+	}
+	if get := view.handlers[http.MethodGet]; get != nil && view.handlers[http.MethodHead] == nil {
+		view.handlers[http.MethodHead] = get
+	}
+	allow := []string{http.MethodOptions}
+	for method := range view.handlers {
+		allow = append(allow, method)
+	}
+	slices.Sort(allow)
+	view.allow = strings.Join(slices.Compact(allow), ", ")
+	return view
+}
+
+type view struct {
+	handlers map[string]http.Handler
+	allow    string
+}
+
+func (v *view) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch h := v.handlers[r.Method]; {
+	case h != nil:
+		h.ServeHTTP(w, r)
+	case r.Method == http.MethodOptions:
+		w.Header().Set("Allow", v.allow)
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Allow", v.allow)
+		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+	}
+}
+
+// StatusError is an error with the status code to answer it with. Only codes
+// from 400 to 599 are heeded.
+type StatusError struct {
+	Code int
+	Err  error
+}
+
+// Error returns the text of Err, or of the code if there is none.
+func (e *StatusError) Error() string {
+	if e.Err == nil {
+		return statusText(e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *StatusError) Unwrap() error { return e.Err }
+
+// Errorf returns a [*StatusError] with an error made as [fmt.Errorf] does, %w
+// included. The text is for the log: the default answer is that of the code.
+func Errorf(code int, format string, args ...any) error {
+	return &StatusError{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// StatusCode returns the status that the default ErrorHandler answers err with:
+// the code of the first [*StatusError] in its chain with one from 400 to 599; 413
+// for an [*http.MaxBytesError]; 503 if sqlreq marked it because it waited in vain
+// for the database, or because the request's context has ended; 500 otherwise,
+// and 200 for nil. No other type's method is asked: the 404 of an upstream is
+// not that of this service.
+func StatusCode(err error) int {
+	if err == nil {
+		return http.StatusOK
+	}
+	for e := err; e != nil; {
+		var status *StatusError
+		if !errors.As(e, &status) || status == nil {
+			break
+		}
+		if status.Code >= 400 && status.Code <= 599 {
+			return status.Code
+		}
+		e = status.Err
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return http.StatusRequestEntityTooLarge
+	}
+	if isUnavailable(err) {
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// unavailable marks an error as one that another try, a little later, may not meet.
+type unavailable struct{ error }
+
+func (u *unavailable) Unwrap() error { return u.error }
+
+func isUnavailable(err error) bool {
+	var u *unavailable
+	return errors.As(err, &u)
+}
+
+// answer is the default ErrorHandler. The text of the error stays in the log.
+func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt int, err error) {
+	code := StatusCode(err)
+	if code >= 500 {
+		logFailure(r, logger, attempt, err)
+	}
+	if code == http.StatusServiceUnavailable && isUnavailable(err) {
+		w.Header().Set("Retry-After", "1") // seconds
+	}
+	http.Error(w, statusText(code), code)
+}
+
+func statusText(code int) string {
+	if t := http.StatusText(code); t != "" {
+		return t
+	}
+	return "Status " + strconv.Itoa(code)
+}

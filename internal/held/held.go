@@ -1,0 +1,740 @@
+// Package held holds an HTTP response until somebody decides that it may go
+// out, and streams what is too large to hold without letting it complete.
+//
+// What a client may take for a complete response is kept back until Release:
+// a response that fits is not sent at all; of a larger one with a declared
+// length the last byte stays here; a chunked or HTTP/2 one is completed by
+// net/http only after the handler has returned; one whose end is the end of
+// the connection (HTTP/1.0 without a length) is reset by Abort.
+package held
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// ErrReturned is what a Write gets in the short time between the return of the
+// handler and the end of its response, when nobody can say any more what the
+// bytes would belong to.
+var ErrReturned = errors.New("sqlreq: write to a response whose handler has returned")
+
+type phase uint8
+
+const (
+	holding   phase = iota // nothing of the final response has left
+	streaming              // the header is out
+	hijacked
+	passing // everything goes to the underlying writer
+)
+
+// sniffLen is how many bytes http.DetectContentType looks at.
+const sniffLen = 512
+
+// Writer is the http.ResponseWriter handed to a handler. Like net/http's own it
+// is meant for one goroutine at a time; calls that break that rule, or come
+// after the handler has returned, may fail but never reach another response.
+// The zero Writer is not usable: call Init, or get one from Pass.
+type Writer struct {
+	mu    sync.Mutex // guards what follows; not held while the client is waited for
+	rw    http.ResponseWriter
+	req   *http.Request // as net/http knows it
+	limit int
+
+	rewrite func(status int, h http.Header) (dropBody bool)
+
+	header http.Header // the handler's: rw's own or, with Private, a map apart; nil until asked for
+	base   *snapshot   // rw's header before the handler touched it
+	sent   *snapshot   // the handler's header at WriteHeader; what comes later is not sent
+	buf    *buffer
+
+	length  int64 // declared Content-Length, -1 if there is none
+	written int64 // bytes the handler has written, as net/http counts them
+
+	status   uint16 // 0 until WriteHeader or the first Write
+	implicit uint16 // the status of a Write without WriteHeader
+	phase    phase
+	sealed   bool // the handler has returned
+	private  bool
+	dropBody bool
+	kept     bool // last holds the last byte of a declared length
+	last     byte
+}
+
+// Init makes w hold a response to r, up to limit bytes, for rw.
+func (w *Writer) Init(rw http.ResponseWriter, r *http.Request, limit int) {
+	w.rw, w.req, w.limit = rw, r, limit
+	w.length, w.implicit = -1, http.StatusOK
+}
+
+// Pass returns a Writer that holds nothing: all goes to rw at once, only
+// what Rewrite was given is heeded.
+func Pass(rw http.ResponseWriter, r *http.Request) *Writer {
+	w := new(Writer)
+	w.Init(rw, r, 0)
+	w.phase = passing
+	return w
+}
+
+// Private gives the handler a header map of its own, so that one that goes on
+// writing to it after its attempt cannot meet the map of the next.
+func (w *Writer) Private() {
+	h := w.rw.Header()
+	w.base = take(h)
+	w.header = h.Clone()
+	if w.header == nil {
+		w.header = make(http.Header)
+	}
+	w.private = true
+}
+
+// Implicit sets the status of a Write without a WriteHeader, otherwise 200.
+func (w *Writer) Implicit(status int) { w.implicit = uint16(status) }
+
+// Rewrite sets f, which may change the header of a final status before it is
+// kept or sent and says whether the body is to be dropped, and returns the
+// function that was set before.
+func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func(int, http.Header) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f, w.rewrite = w.rewrite, f
+	return f
+}
+
+// Header returns the header map that will be sent by WriteHeader.
+func (w *Writer) Header() http.Header {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.phase == passing && !w.private {
+		return w.rw.Header()
+	}
+	return w.headerLocked()
+}
+
+// headerLocked asks the underlying writer for its header only when somebody
+// wants it: net/http clones a header that was asked for.
+func (w *Writer) headerLocked() http.Header {
+	if w.header == nil {
+		w.header = w.rw.Header()
+		if len(w.header) > 0 {
+			w.base = take(w.header)
+		}
+	}
+	return w.header
+}
+
+// WriteHeader sets the status, once; a later one of 400 or more replaces what
+// is held. 1xx ones (but for 101, which is final) are sent at once.
+func (w *Writer) WriteHeader(status int) {
+	// net/http panics for these in WriteHeader; held back, the panic would come after COMMIT.
+	if status < 100 || status > 999 {
+		panic(fmt.Sprintf("invalid WriteHeader code %v", status))
+	}
+	w.mu.Lock()
+	if w.phase != holding {
+		if w.phase == passing && w.rewrite != nil && w.rewrite(status, w.rw.Header()) {
+			w.dropBody = true
+		}
+		w.mu.Unlock()
+		w.rw.WriteHeader(status)
+		return
+	}
+	defer w.mu.Unlock()
+	switch {
+	case w.sealed:
+	case status < 200 && status != http.StatusSwitchingProtocols:
+		if w.status == 0 {
+			if w.private {
+				replace(w.rw.Header(), w.header)
+			}
+			w.rw.WriteHeader(status)
+		}
+	case w.status == 0:
+		w.setStatus(status)
+	case status >= 400:
+		// The page that broke half-way and then called http.Error.
+		w.buf.free()
+		w.sent.free()
+		w.buf, w.sent, w.written, w.dropBody = nil, nil, 0, false
+		w.setStatus(status)
+	}
+}
+
+func (w *Writer) setStatus(status int) {
+	w.status, w.length = uint16(status), -1
+	if status == http.StatusRequestEntityTooLarge && w.req.ProtoMajor == 1 {
+		// http.MaxBytesReader tells net/http's own writer to close the connection
+		// by a method that cannot be written outside of net/http.
+		w.headerLocked().Set("Connection", "close")
+	}
+	h := w.header
+	if h == nil {
+		return
+	}
+	// With "identity" the end of the connection would be the end of the
+	// response, and an aborted one look complete (RFC 9112, section 6.3).
+	delete(h, "Transfer-Encoding")
+	if w.rewrite != nil {
+		w.dropBody = w.rewrite(status, h)
+	}
+	if v := h.Get("Content-Length"); v != "" {
+		// An invalid one is dropped, with a log line, by net/http.
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil && n >= 0 {
+			w.length = n
+		}
+	}
+	w.sent = take(h)
+}
+
+// Write holds p, or sends it when the response is streaming.
+func (w *Writer) Write(p []byte) (int, error) { return w.write(p, "") }
+
+// WriteString is Write for a string.
+func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
+
+func (w *Writer) write(p []byte, s string) (int, error) {
+	n := len(p) + len(s)
+	w.mu.Lock()
+	if w.phase == passing || w.phase == hijacked {
+		drop := w.dropBody
+		w.mu.Unlock()
+		if drop {
+			return n, nil
+		}
+		return w.pass(p, s)
+	}
+	if w.sealed {
+		w.mu.Unlock()
+		return 0, ErrReturned
+	}
+	if w.status == 0 {
+		w.setStatus(int(w.implicit))
+	}
+	if n == 0 {
+		w.mu.Unlock()
+		return 0, nil
+	}
+	if !bodyAllowed(w.status) {
+		w.mu.Unlock()
+		return 0, http.ErrBodyNotAllowed
+	}
+	w.written += int64(n) // also if refused: net/http counts likewise
+	if w.length >= 0 && w.written > w.length && !w.dropBody {
+		w.mu.Unlock()
+		return 0, http.ErrContentLength
+	}
+	if w.phase == holding {
+		if w.hold(p, s, n) {
+			w.mu.Unlock()
+			return n, nil
+		}
+		if err := w.startLocked(); err != nil {
+			w.mu.Unlock()
+			return 0, err
+		}
+	}
+	keep := w.length >= 0 && w.written == w.length
+	if keep {
+		w.kept = true
+		if p != nil {
+			w.last, p = p[n-1], p[:n-1]
+		} else {
+			w.last, s = s[n-1], s[:n-1]
+		}
+	}
+	w.mu.Unlock()
+	m, err := n-1, error(nil)
+	if !keep || n > 1 {
+		if m, err = w.pass(p, s); err != nil {
+			return m, err
+		}
+	}
+	if keep {
+		return n, nil
+	}
+	return m, nil
+}
+
+// hold reports whether the bytes could be kept here.
+func (w *Writer) hold(p []byte, s string, n int) bool {
+	have := 0
+	if w.buf != nil {
+		have = len(w.buf.b)
+	}
+	switch {
+	case w.dropBody:
+		return true
+	case w.req.Method == http.MethodHead:
+		// Counted for the length and kept as far as the type is sniffed from it.
+		if n = min(n, sniffLen-have); n == 0 {
+			return true
+		}
+		if p != nil {
+			p = p[:n]
+		} else {
+			s = s[:n]
+		}
+	case have+n > w.limit:
+		return false
+	}
+	if w.buf == nil {
+		w.buf = buffers.Get().(*buffer)
+	}
+	w.buf.add(p, s, max(w.limit, sniffLen))
+	return true
+}
+
+// startLocked sends the header and what was held, and goes over to streaming.
+// It gives up the lock while the client is waited for.
+func (w *Writer) startLocked() error {
+	w.phase = streaming
+	w.sendHeaderLocked()
+	buf := w.buf
+	w.buf = nil
+	if buf == nil {
+		return nil
+	}
+	w.mu.Unlock()
+	_, err := w.rw.Write(buf.b)
+	buf.free()
+	w.mu.Lock()
+	return err
+}
+
+// sendHeaderLocked hands the status and the header of that moment to the
+// underlying writer. Whatever the handler changed since stays in the map, where
+// net/http looks for the values of trailers when the handler has returned.
+func (w *Writer) sendHeaderLocked() {
+	switch {
+	case w.sent == nil: // the handler never asked for the header
+		w.rw.WriteHeader(int(w.status))
+	case w.private:
+		w.sent.restore(w.rw.Header())
+		w.rw.WriteHeader(int(w.status))
+	case w.sent.equal(w.header):
+		w.rw.WriteHeader(int(w.status))
+	default:
+		later := take(w.header)
+		w.sent.restore(w.header)
+		w.rw.WriteHeader(int(w.status))
+		later.restore(w.header)
+		later.free()
+	}
+}
+
+func (w *Writer) pass(p []byte, s string) (int, error) {
+	if p != nil || s == "" {
+		return w.rw.Write(p)
+	}
+	return io.WriteString(w.rw, s)
+}
+
+// writerOnly hides ReadFrom from io.Copy.
+type writerOnly struct{ io.Writer }
+
+// ReadFrom copies src into the response. A response larger than the limit is
+// handed to the underlying writer, for sendfile, all but the last byte of a
+// declared length.
+func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
+	w.mu.Lock()
+	for w.phase == holding && !w.sealed {
+		hold := w.holdFrom(src)
+		if hold == 0 {
+			if w.bodyWanted() {
+				if err := w.startLocked(); err != nil {
+					w.mu.Unlock()
+					return n, err
+				}
+				break
+			}
+			hold = math.MaxInt64
+		}
+		w.mu.Unlock()
+		m, err := io.Copy(writerOnly{w}, io.LimitReader(src, hold))
+		n += m
+		if err != nil || m < hold {
+			return n, err
+		}
+		w.mu.Lock()
+	}
+	switch w.phase {
+	case passing:
+		if w.dropBody {
+			w.mu.Unlock()
+			m, err := io.Copy(io.Discard, src)
+			return n + m, err
+		}
+	case holding, streaming:
+		if w.sealed {
+			w.mu.Unlock()
+			return n, ErrReturned
+		}
+		if w.length >= 0 {
+			room := w.length - w.written - 1
+			w.mu.Unlock()
+			m, err := w.readLimited(src, room)
+			n += m
+			if err != nil {
+				return n, err
+			}
+			m, err = io.Copy(writerOnly{w}, src) // the last byte, and too many
+			return n + m, err
+		}
+	}
+	w.mu.Unlock()
+	m, err := io.Copy(w.rw, src)
+	w.mu.Lock()
+	w.written += m
+	w.mu.Unlock()
+	return n + m, err
+}
+
+// bodyWanted reports whether the protocol sends a body for this response.
+func (w *Writer) bodyWanted() bool {
+	return w.req.Method != http.MethodHead && bodyAllowed(w.status) && !w.dropBody
+}
+
+// holdFrom says how many bytes of src to read into memory before the response
+// may stream: enough for the type to be sniffed and for src to have proved
+// readable (golang.org/issue/5660), and all that fits if the rest may fit too.
+func (w *Writer) holdFrom(src io.Reader) int64 {
+	room := int64(w.limit) + 1
+	if w.buf != nil {
+		room -= int64(len(w.buf.b))
+	}
+	if w.status == 0 {
+		return min(room, sniffLen+1)
+	}
+	if !w.bodyWanted() {
+		return 0
+	}
+	size := int64(-1)
+	if w.length >= 0 {
+		size = w.length - w.written
+	}
+	if l, ok := src.(*io.LimitedReader); ok && (size < 0 || l.N < size) {
+		size = l.N
+	}
+	if size >= room {
+		return 0
+	}
+	return room
+}
+
+// readLimited copies at most room bytes of src by the underlying writer. It
+// looks into an io.LimitedReader as net does: one in another would keep it from
+// seeing the file.
+func (w *Writer) readLimited(src io.Reader, room int64) (int64, error) {
+	if room <= 0 {
+		return 0, nil
+	}
+	part := io.LimitedReader{R: src, N: room}
+	outer, ok := src.(*io.LimitedReader)
+	if ok {
+		part.R, part.N = outer.R, min(outer.N, room)
+	}
+	before := part.N
+	n, err := io.Copy(w.rw, &part)
+	if ok {
+		outer.N -= before - part.N
+	}
+	w.mu.Lock()
+	w.written += n
+	w.mu.Unlock()
+	return n, err
+}
+
+// Flush is FlushError for http.Flusher.
+func (w *Writer) Flush() { _ = w.FlushError() }
+
+// FlushError sends what is there, except that what would complete the response
+// waits: the header of one without a body, the last byte of a declared length.
+func (w *Writer) FlushError() error {
+	w.mu.Lock()
+	if w.phase == holding || w.phase == streaming {
+		if w.sealed {
+			w.mu.Unlock()
+			return ErrReturned
+		}
+		if !implements[http.Flusher](w.rw) && !implements[interface{ FlushError() error }](w.rw) {
+			w.mu.Unlock()
+			return http.ErrNotSupported
+		}
+	}
+	if w.phase == holding {
+		if w.status == 0 {
+			w.setStatus(int(w.implicit))
+		}
+		if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
+			w.mu.Unlock()
+			return nil
+		}
+		if err := w.startLocked(); err != nil {
+			w.mu.Unlock()
+			return err
+		}
+	}
+	w.mu.Unlock()
+	return http.NewResponseController(w.rw).Flush()
+}
+
+// SetReadDeadline is that of http.ResponseController.
+func (w *Writer) SetReadDeadline(t time.Time) error {
+	return http.NewResponseController(w.rw).SetReadDeadline(t)
+}
+
+// SetWriteDeadline is that of http.ResponseController.
+func (w *Writer) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(w.rw).SetWriteDeadline(t)
+}
+
+// EnableFullDuplex is that of http.ResponseController.
+func (w *Writer) EnableFullDuplex() error {
+	return http.NewResponseController(w.rw).EnableFullDuplex()
+}
+
+// CloseNotify is the old way of gin and others to learn that the client has
+// gone. Without support below, the end of the request's context tells.
+func (w *Writer) CloseNotify() <-chan bool {
+	if n, ok := w.rw.(interface{ CloseNotify() <-chan bool }); ok {
+		return n.CloseNotify()
+	}
+	c := make(chan bool, 1)
+	context.AfterFunc(w.req.Context(), func() { c <- true })
+	return c
+}
+
+// Hijack takes the connection over at once.
+func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.HijackAfter(func(int) error { return nil })
+}
+
+// HijackAfter takes the connection over if that is possible and before, which
+// is given the status set so far, succeeds. The header set so far, a 101 in
+// particular, goes out first.
+func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.ReadWriter, error) {
+	if err := w.canHijack(); err != nil {
+		return nil, nil, err
+	}
+	w.mu.Lock()
+	status := int(w.status)
+	w.mu.Unlock()
+	if err := before(status); err != nil {
+		return nil, nil, err
+	}
+	w.mu.Lock()
+	if w.phase == holding && w.status != 0 {
+		if err := w.startLocked(); err != nil {
+			w.mu.Unlock()
+			return nil, nil, err
+		}
+	}
+	w.mu.Unlock()
+	conn, rw, err := http.NewResponseController(w.rw).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.mu.Lock()
+	w.phase = hijacked
+	w.freeLocked()
+	w.mu.Unlock()
+	return conn, rw, nil
+}
+
+func (w *Writer) canHijack() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.phase == hijacked:
+		return http.ErrHijacked
+	case w.sealed:
+		return ErrReturned // net/http panics here
+	case !implements[http.Hijacker](w.rw):
+		return http.ErrNotSupported
+	}
+	return nil
+}
+
+// implements looks for T as http.ResponseController does.
+func implements[T any](rw http.ResponseWriter) bool {
+	for {
+		if _, ok := rw.(T); ok {
+			return true
+		}
+		u, ok := rw.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		rw = u.Unwrap()
+	}
+}
+
+// State is what the end of a request is decided by.
+type State struct {
+	Status   int  // 200 if none was set
+	Held     bool // nothing but 1xx responses has left
+	Hijacked bool
+}
+
+// Seal ends the handler's part: nothing can be added to the response any more.
+func (w *Writer) Seal() State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sealed = true
+	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
+	if s.Status == 0 {
+		s.Status = int(w.implicit)
+	}
+	return s
+}
+
+// Untouched reports whether neither a status nor a byte was written.
+func (w *Writer) Untouched() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.phase == holding && w.status == 0
+}
+
+// SentHeader returns the header that goes with the status, to look at.
+func (w *Writer) SentHeader() http.Header {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sent != nil && !w.sent.equal(w.header) {
+		h := make(http.Header)
+		w.sent.restore(h)
+		return h
+	}
+	return w.headerLocked()
+}
+
+// Release lets the response complete. Seal comes before it, Close after.
+func (w *Writer) Release() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch w.phase {
+	case holding:
+		if w.status != 0 {
+			w.releaseHeldLocked()
+			break
+		}
+		// net/http answers 200 by itself, and the writers outside need not know.
+		if w.private {
+			replace(w.rw.Header(), w.header)
+		}
+		if w.header != nil {
+			delete(w.rw.Header(), "Transfer-Encoding")
+		}
+		return
+	case streaming:
+		if w.kept {
+			w.kept = false
+			last := [1]byte{w.last}
+			w.mu.Unlock()
+			_, _ = w.rw.Write(last[:]) // a client that has gone is nobody's business here
+			w.mu.Lock()
+		}
+	default:
+		return
+	}
+	if w.private {
+		replace(w.rw.Header(), w.header) // for the trailers
+	}
+}
+
+func (w *Writer) releaseHeldLocked() {
+	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > sniffLen && w.length < 0 {
+		w.tellLength()
+	}
+	_ = w.startLocked()
+}
+
+// tellLength declares what was counted: of the body of a HEAD only the first
+// bytes reach net/http, which would take them for all.
+func (w *Writer) tellLength() {
+	h := w.header
+	if h != nil && h.Get("Trailer") != "" {
+		return
+	}
+	if w.sent == nil {
+		h = w.headerLocked()
+		h.Set("Content-Length", strconv.FormatInt(w.written, 10))
+		w.sent = take(h)
+		return
+	}
+	w.sent.keys = append(w.sent.keys, "Content-Length")
+	w.sent.vals = append(w.sent.vals, strconv.FormatInt(w.written, 10))
+	w.sent.ends = append(w.sent.ends, len(w.sent.vals))
+}
+
+// Reset drops what is held and takes the handler's headers back, so that an
+// error can be answered. It is for a held response only.
+func (w *Writer) Reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.header != nil {
+		w.base.restore(w.rw.Header())
+	}
+	w.freeLocked()
+	w.status, w.written, w.length = 0, 0, -1
+}
+
+// Abort makes sure that a response whose header is out cannot be taken for a
+// complete one, whatever a middleware outside does. The caller panics with
+// http.ErrAbortHandler then.
+func (w *Writer) Abort() {
+	w.mu.Lock()
+	closes := w.length < 0 && !w.req.ProtoAtLeast(1, 1)
+	w.kept = false
+	w.mu.Unlock()
+	rc := http.NewResponseController(w.rw)
+	if closes {
+		// The end of the connection would be the end of the response: only a
+		// reset tells the client that something is missing.
+		if conn, _, err := rc.Hijack(); err == nil {
+			reset(conn)
+			return
+		}
+	}
+	_ = rc.SetWriteDeadline(time.Unix(1, 0))
+}
+
+func reset(conn net.Conn) {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn() // TLS would say goodbye
+	}
+	if t, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// Close ends w. What is written to it from now on goes to the underlying writer.
+func (w *Writer) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.phase != hijacked {
+		w.phase = passing
+	}
+	w.rewrite, w.dropBody = nil, false
+	w.freeLocked()
+}
+
+func (w *Writer) freeLocked() {
+	w.buf.free()
+	w.sent.free()
+	w.base.free()
+	w.buf, w.sent, w.base = nil, nil, nil
+}
+
+// bodyAllowed is that of net/http (RFC 9110, section 6.4.1).
+func bodyAllowed(status uint16) bool {
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
+}

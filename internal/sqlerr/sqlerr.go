@@ -1,0 +1,238 @@
+// Package sqlerr tells database errors apart without importing a driver: by the methods and fields
+// that drivers give their error types, along the whole tree of wrapped errors.
+package sqlerr
+
+import (
+	"context"
+	"database/sql/driver"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Primary result codes of SQLite, and one extended code (https://www.sqlite.org/rescode.html).
+const (
+	sqliteBusy          = 5
+	sqliteLocked        = 6
+	sqliteNoMem         = 7
+	sqliteInterrupt     = 9
+	sqliteIOErr         = 10
+	sqliteFull          = 13
+	sqliteAbortRollback = 4 | 2<<8
+)
+
+// Error numbers of MySQL and MariaDB (https://mariadb.com/kb/en/mariadb-error-code-reference/).
+const (
+	mysqlCheckRead       = 1020 // a row changed since it was read: MariaDB with innodb_snapshot_isolation
+	mysqlLockWaitTimeout = 1205
+	mysqlDeadlock        = 1213 // also a certification conflict of Galera
+)
+
+// Retryable reports whether err, or an error that it wraps, says that the transaction failed on a
+// serialization conflict, a deadlock or a busy database, so that the same work may succeed when it
+// is done again from the start. It is false for nil. It may be called from any goroutine.
+func Retryable(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool {
+		primary := c.sqlite & 0xff
+		return c.state == "40001" || c.state == "40P01" ||
+			primary == sqliteBusy || primary == sqliteLocked ||
+			c.mysql == mysqlDeadlock || c.mysql == mysqlLockWaitTimeout || c.mysql == mysqlCheckRead
+	})
+}
+
+// Answered reports whether err, an error of COMMIT, carries the server's own answer, so that the
+// outcome is known: nothing was committed. It is false for nil, for errors that it does not know,
+// and as soon as anything in the tree of wrapped errors says that the connection was lost, the
+// context ended, or the server itself does not know. It may be called from any goroutine.
+func Answered(err error) bool {
+	all := codes(err)
+	return slices.ContainsFunc(all, code.answered) && !slices.ContainsFunc(all, code.lost)
+}
+
+// EndsTx reports whether the server may have ended the transaction when it answered a statement
+// with err, so that the statements that follow would commit by themselves. It is false for nil. It may
+// be called from any goroutine.
+//
+// For SQLite the codes are the four after which the library itself rolls back (sqlite3VdbeHalt; its documentation,
+// https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction", also names
+// SQLITE_BUSY, which today leaves the transaction open), and SQLITE_ABORT_ROLLBACK, which a
+// statement gets after another one's rollback.
+func EndsTx(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool {
+		switch c.sqlite & 0xff {
+		case sqliteFull, sqliteIOErr, sqliteNoMem, sqliteInterrupt:
+			return true
+		}
+		return c.sqlite == sqliteAbortRollback || c.mysql == mysqlDeadlock || c.mysql == mysqlCheckRead
+	})
+}
+
+// code is what one error of the tree says about itself; a zero field says nothing.
+type code struct {
+	state      string // SQLSTATE of the error's method
+	sqlite     int    // SQLite's result code, the extended one where the driver tells
+	mysql      int    // MySQL's error number
+	mysqlState string // SQLSTATE of MySQL's field
+	rolledBack bool   // the driver's own error for a COMMIT that the server answered with ROLLBACK
+	broken     bool   // the answer may be missing: a lost connection, a context that ended
+}
+
+func (c code) answered() bool {
+	return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.rolledBack
+}
+
+func (c code) lost() bool { return c.broken || lostState(c.state) || lostState(c.mysqlState) }
+
+// lostState reports whether an SQLSTATE leaves open what became of a COMMIT: connection exceptions,
+// statement_completion_unknown, and a server that is going away
+// (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+func lostState(s string) bool {
+	return strings.HasPrefix(s, "08") || s == "40003" || strings.HasPrefix(s, "57P")
+}
+
+// codes returns what each error of err's tree says, depth first.
+func codes(err error) []code {
+	if isNil(err) {
+		return nil
+	}
+	found := []code{read(err)}
+	for _, e := range unwrap(err) {
+		found = append(found, codes(e)...)
+	}
+	return found
+}
+
+// isNil also finds a nil pointer in an interface, the classic mistake of functions that return
+// their own error type. Such a value says nothing, and most drivers' methods would panic on it.
+func isNil(err error) bool {
+	if err == nil {
+		return true
+	}
+	v := reflect.ValueOf(err)
+	return v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+func unwrap(err error) (wrapped []error) {
+	try(func() {
+		switch e := err.(type) {
+		case interface{ Unwrap() error }:
+			wrapped = []error{e.Unwrap()}
+		case interface{ Unwrap() []error }:
+			wrapped = e.Unwrap()
+		}
+	})
+	return wrapped
+}
+
+func read(err error) (c code) {
+	try(func() { c.broken = broken(err) })
+	try(func() { c.state = state(err) })
+	try(func() { c.sqlite, c.mysql, c.mysqlState = fields(err) })
+	try(func() {
+		switch text(err) {
+		case "commit unexpectedly resulted in rollback", // pgx.ErrTxCommitRollback
+			"could not complete operation in a failed transaction", // lib/pq's ErrInFailedTransaction, which it capitalizes
+			"unexpected command tag rollback":                      // lib/pq, when it took the transaction for a sound one
+			c.rolledBack = true
+		case "conn closed", // pgx, on a connection that broke under the COMMIT
+			"invalid connection": // go-sql-driver's mysql.ErrInvalidConn
+			c.broken = true
+		}
+	})
+	return c
+}
+
+// try runs f and drops its panic. The errors come from anywhere, and a struct that embeds a driver's error
+// as a nil pointer panics in every method; that must not take down a request that is failing already.
+func try(f func()) {
+	defer func() { _ = recover() }()
+	f()
+}
+
+// text is the whole message of one error, so that a message which merely quotes another is not taken for it.
+func text(err error) string {
+	return strings.TrimPrefix(strings.ToLower(err.Error()), "pq: ")
+}
+
+// broken reports whether err itself, not what it wraps, means that the server's answer may be missing.
+func broken(err error) bool {
+	for _, mark := range []error{driver.ErrBadConn, io.EOF, io.ErrUnexpectedEOF, context.Canceled, context.DeadlineExceeded} {
+		if err == mark {
+			return true
+		}
+		if e, ok := err.(interface{ Is(error) bool }); ok && e.Is(mark) {
+			return true
+		}
+	}
+	// Every net.Error, and those of package os and syscall, which are not all net.Errors. Whether it says true
+	// is of no interest: a connection reset is no timeout, and loses the answer as well.
+	_, network := err.(interface{ Timeout() bool })
+	return network
+}
+
+// state returns the SQLSTATE of a *pgconn.PgError (pgx), a *pq.Error, or any other type with their method.
+func state(err error) string {
+	if e, ok := err.(interface{ SQLState() string }); ok {
+		return validState(e.SQLState())
+	}
+	return ""
+}
+
+// validState returns "" for what is no SQLSTATE: the empty one of an error that a driver made up
+// itself, or the five zero bytes of a MySQL server that sent none.
+func validState(s string) string {
+	other := func(r rune) bool { return (r < '0' || r > '9') && (r < 'A' || r > 'Z') }
+	if len(s) != 5 || strings.ContainsFunc(s, other) {
+		return ""
+	}
+	return s
+}
+
+// fields returns the numbers of SQLite's and MySQL's drivers. The package path is part of the shape: a
+// Code of 5 or a Number of 1213 means something else everywhere else.
+func fields(err error) (sqlite, mysql int, mysqlState string) {
+	v := reflect.Indirect(reflect.ValueOf(err))
+	path := v.Type().PkgPath()
+	if strings.Contains(path, "sqlite") {
+		sqlite = sqliteCode(err, v)
+	}
+	if strings.Contains(path, "mysql") && v.Kind() == reflect.Struct {
+		if f := v.FieldByName("Number"); f.Kind() == reflect.Uint16 {
+			mysql = int(f.Uint())
+			mysqlState = mysqlField(v.FieldByName("SQLState"))
+		}
+	}
+	return sqlite, mysql, mysqlState
+}
+
+func sqliteCode(err error, v reflect.Value) int {
+	// modernc.org/sqlite: the extended code.
+	if e, ok := err.(interface{ Code() int }); ok {
+		return e.Code()
+	}
+	if v.Kind() != reflect.Struct {
+		return 0
+	}
+	// mattn/go-sqlite3: both codes, each of a type of its own. An Error that was built by hand may lack the extended one.
+	primary, extended := v.FieldByName("Code"), v.FieldByName("ExtendedCode")
+	switch {
+	case !primary.CanInt() || !extended.CanInt():
+		return 0
+	case extended.Int() != 0:
+		return int(extended.Int())
+	}
+	return int(primary.Int())
+}
+
+// mysqlField reads the [5]byte that go-sql-driver has had since v1.7.0.
+func mysqlField(f reflect.Value) string {
+	if f.Kind() != reflect.Array || f.Type().Elem().Kind() != reflect.Uint8 {
+		return ""
+	}
+	b := make([]byte, f.Len())
+	for i := range b {
+		b[i] = byte(f.Index(i).Uint())
+	}
+	return validState(string(b))
+}

@@ -1,0 +1,228 @@
+package sqlreq
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/sqlreq/sqlreq/internal/held"
+)
+
+// nested serves a request that is in a unit of work already: the outermost
+// middleware decides about it, this one only opens its keys.
+func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request) {
+	s, req := outer, r
+	if outer.req.URL != r.URL || !outer.entered(&m.door) { // stripped of a prefix, or with keys to open
+		s = &scope{Context: r.Context(), outer: outer, door: &m.door, work: outer.work}
+		req = r.WithContext(s)
+		s.req = req
+		outer.work.enter(m.door.reg)
+	}
+	returned := false
+	defer func() {
+		copyBack(r, req)
+		if !returned {
+			s.work.panicked(s)
+		}
+	}()
+	m.next.ServeHTTP(w, req)
+	returned = true
+}
+
+// entered reports whether all that d opens is open: a registry entered twice is
+// entered once.
+func (s *scope) entered(d *door) bool {
+	for c := s; c != nil; c = c.inUnit() {
+		if c.door.covers(d) {
+			return true
+		}
+	}
+	return false
+}
+
+// Mount returns h as an application under prefix: [http.StripPrefix] and
+// [Registry.Middleware] in one. It also answers the prefix itself with a redirect
+// to prefix + "/", and puts the prefix back on the redirects that an
+// [http.ServeMux] in h makes to clean a path or to add a slash, which would
+// lead out of the application. Redirects of the application's own are left
+// alone: it has [Prefix].
+//
+// Mount panics if prefix does not begin with exactly one slash, or ends in one.
+func (reg *Registry) Mount(prefix string, h http.Handler) http.Handler {
+	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || strings.HasSuffix(prefix, "/") {
+		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix must begin with one slash and not end in one, as in %q", prefix, "/"+cmp.Or(strings.Trim(prefix, "/"), "admin")))
+	}
+	if h == nil {
+		panic(fmt.Sprintf("sqlreq: Mount(%q): the handler is nil", prefix))
+	}
+	return &mount{prefix: prefix, next: reg.Middleware(muxRedirects{h})}
+}
+
+type mount struct {
+	prefix string
+	next   http.Handler
+}
+
+func (m *mount) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rest, rawRest, ok := cutPrefix(r.URL, m.prefix)
+	switch {
+	case !ok:
+		http.NotFound(w, r)
+	case rest == "":
+		to := prefixOf(r, scopeOf(r.Context())) + singleSlash(r.URL.EscapedPath()) + "/"
+		if r.URL.RawQuery != "" {
+			to += "?" + r.URL.RawQuery
+		}
+		http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+	default:
+		r2 := new(http.Request)
+		*r2 = *r
+		r2.URL = new(url.URL)
+		*r2.URL = *r.URL
+		r2.URL.Path, r2.URL.RawPath = rest, rawRest
+		defer copyBack(r, r2)
+		m.next.ServeHTTP(w, r2)
+	}
+}
+
+// cutPrefix takes prefix off the path of u at a slash. Where the path has an
+// escaped form of its own, as many segments are taken off that.
+func cutPrefix(u *url.URL, prefix string) (rest, rawRest string, ok bool) {
+	rest, ok = strings.CutPrefix(u.Path, prefix)
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", "", false
+	}
+	if u.RawPath == "" {
+		return rest, "", true
+	}
+	end := 0
+	for range strings.Count(prefix, "/") {
+		next := strings.IndexByte(u.RawPath[end+1:], '/')
+		if next < 0 {
+			end = len(u.RawPath)
+			break
+		}
+		end += 1 + next
+	}
+	if cut, err := url.PathUnescape(u.RawPath[:end]); err != nil || cut != prefix {
+		return "", "", false // a slash of the prefix is an escaped one here
+	}
+	return rest, u.RawPath[end:], true
+}
+
+// muxRedirects puts the prefix back on redirects of an http.ServeMux.
+type muxRedirects struct{ http.Handler }
+
+func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var hw *held.Writer
+	if x, ok := w.(*exchange); ok {
+		hw = &x.Writer
+	} else {
+		hw = held.Pass(w, r) // a writer of a middleware in between
+		defer hw.Close()
+		w = hw
+	}
+	before := hw.Rewrite(func(status int, h http.Header) bool {
+		to := h.Get("Location")
+		if to == "" || !isMuxRedirect(r, status, to) {
+			return false
+		}
+		h.Set("Location", Prefix(r.Context())+to)
+		for _, k := range []string{"Content-Type", "Content-Length", "Content-Encoding"} {
+			h.Del(k) // the body is a link to the wrong place
+		}
+		return true
+	})
+	defer hw.Rewrite(before)
+	m.Handler.ServeHTTP(w, r)
+}
+
+// isMuxRedirect reports whether to is, byte for byte, where http.ServeMux would
+// redirect r to (net/http, ServeMux.findHandler: 301 up to Go 1.25, 307 since).
+func isMuxRedirect(r *http.Request, status int, to string) bool {
+	if status != http.StatusMovedPermanently && status != http.StatusTemporaryRedirect {
+		return false
+	}
+	for _, p := range []string{cleanPath(r.URL.EscapedPath()), cleanPath(r.URL.Path) + "/"} {
+		u := url.URL{Path: p, RawQuery: r.URL.RawQuery}
+		rec := &locationRecorder{header: make(http.Header)}
+		http.Redirect(rec, r, u.String(), status)
+		if rec.header.Get("Location") == to {
+			return true
+		}
+	}
+	return false
+}
+
+// locationRecorder lets http.Redirect compute a Location.
+type locationRecorder struct{ header http.Header }
+
+func (l *locationRecorder) Header() http.Header         { return l.header }
+func (l *locationRecorder) Write(p []byte) (int, error) { return len(p), nil }
+func (l *locationRecorder) WriteHeader(int)             {}
+
+// cleanPath is that of net/http: path.Clean, with the slash at the end kept.
+func cleanPath(p string) string {
+	if p == "" || p[0] != '/' {
+		p = "/" + p
+	}
+	clean := path.Clean(p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
+}
+
+// Prefix returns the part of the path that was stripped on the way to the
+// innermost registry of ctx, in its escaped form: "/admin" inside an application
+// under [Registry.Mount] or [http.StripPrefix], "" where nothing was. It begins
+// with exactly one slash, does not end in one, and holds no backslash, so that
+// Prefix(ctx) + "/path" is never a link to another host. It works in hooks and
+// after the request too.
+func Prefix(ctx context.Context) string { return scopeOf(ctx).prefix() }
+
+func (s *scope) prefix() string {
+	if s = s.withRequest(); s == nil {
+		return ""
+	}
+	return prefixOf(s.req, s.outer)
+}
+
+// withRequest returns s, or the scope around it if s is that of a Do.
+func (s *scope) withRequest() *scope {
+	for s != nil && s.req == nil {
+		s = s.outer
+	}
+	return s
+}
+
+// prefixOf compares the path of r with that in the scope outside or, where there
+// is none, with what the client asked for.
+func prefixOf(r *http.Request, outer *scope) string {
+	here := r.URL.EscapedPath()
+	if outer = outer.withRequest(); outer != nil {
+		if there, ok := strings.CutSuffix(outer.req.URL.EscapedPath(), here); ok {
+			return singleSlash(outer.prefix() + there)
+		}
+	}
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		if there, ok := strings.CutSuffix(u.EscapedPath(), here); ok {
+			return singleSlash(there)
+		}
+	}
+	return outer.prefix()
+}
+
+// singleSlash makes p a prefix that cannot name a host: browsers take "//host"
+// and "/\host" for one.
+func singleSlash(p string) string {
+	p = strings.Trim(strings.ReplaceAll(p, `\`, "%5C"), "/")
+	if p == "" {
+		return ""
+	}
+	return "/" + p
+}

@@ -1,0 +1,1789 @@
+package sqlreq
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sqlreq/sqlreq/internal/held"
+	"github.com/sqlreq/sqlreq/internal/replay"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
+)
+
+// Registry holds the databases of an application by key, and what happens to
+// the requests that use them. Get one from [New]. Its fields are set before the
+// first use, like those of [http.Server]; after that it may be used from several
+// goroutines at once.
+type Registry struct {
+	// CommitIf decides by the response whether the request commits; nil means a
+	// status below 400. It is asked once, at the end, when nothing has failed. Of
+	// nested registries with a CommitIf each one may veto.
+	CommitIf func(status int, header http.Header) bool
+
+	// ErrorHandler answers a request that failed before a byte of its response had
+	// left, unless the handler had answered it with 400 or more. It finds none of
+	// the handler's headers; a Write without WriteHeader has the status of
+	// StatusCode(err), and if it writes nothing the default answer is given, which
+	// is the status text of StatusCode(err). It may be called while other requests'
+	// are running. The transactions are over: they return ErrFinished.
+	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
+
+	// HoldLimit is the size in bytes up to which a response is held until COMMIT
+	// has succeeded; 0 means 64 KiB. A larger one streams.
+	HoldLimit int
+
+	// Retry says which requests are run again after a conflict; by default none.
+	Retry Retry
+
+	// Observe is called for every transaction that was begun, when it has ended,
+	// with the context of the request or the Do, in its goroutine.
+	Observe func(context.Context, Event)
+
+	// Logger gets the failures from 500 up and those of streaming responses; nil
+	// means slog.Default().
+	Logger *slog.Logger
+
+	bindings map[Key]*binding
+}
+
+// Retry says when and how often a request, or a [Registry.Do], is run again
+// because of a serialization conflict, a deadlock or a busy database. Everything
+// that the handler does outside of the database is repeated. A request is not run
+// again when a byte of the response has left (1xx responses aside), the connection was
+// hijacked, anything was committed (by Commit, by one of several databases, by a
+// Do under the request), the body outgrew BodyLimit, the outcome of a COMMIT is
+// unknown, or Within is over.
+type Retry struct {
+	Attempts  int                             // in all; 0 and 1: no retry
+	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB
+	Within    time.Duration                   // no attempt begins later than this after the first; 0: 10 s
+	Backoff   func(attempt int) time.Duration // after the given failed attempt, from 1; nil: exponential with full jitter, 5 ms to 500 ms
+	When      func(*http.Request) bool        // nil: every request; false for routes with effects outside the database
+	Retryable func(error) bool                // nil: IsRetryable
+}
+
+// Event tells what became of a transaction.
+type Event struct {
+	Key     Key           // that began it
+	Outcome Outcome       // how it ended
+	Err     error         // why it failed; nil if it ended as asked
+	Attempt int           // at the request, from 1
+	Wait    time.Duration // for a connection and BEGIN
+	Open    time.Duration // from then to its end
+	End     time.Duration // COMMIT or ROLLBACK
+}
+
+// Outcome is how a transaction ended.
+type Outcome int
+
+const (
+	// Committed: COMMIT succeeded; or the transaction was read-only and ended well.
+	Committed Outcome = iota + 1
+	// RolledBack: ROLLBACK was sent, because it was asked for or something failed.
+	RolledBack
+	// CommitFailed: COMMIT was sent and returned an error, a [*CommitError].
+	CommitFailed
+	// Ended: the transaction was ended through *sql.Tx, nobody knows how.
+	Ended
+)
+
+// String returns the name of the constant.
+func (o Outcome) String() string {
+	switch o {
+	case Committed:
+		return "Committed"
+	case RolledBack:
+		return "RolledBack"
+	case CommitFailed:
+		return "CommitFailed"
+	case Ended:
+		return "Ended"
+	}
+	return fmt.Sprintf("Outcome(%d)", int(o))
+}
+
+var (
+	// ErrNoRegistry: the context is not that of a request in a registry.
+	ErrNoRegistry error = errors.New("sqlreq: no registry in this context; wrap the handler in Registry.Middleware or Registry.With, or use Registry.Do")
+	// ErrUnknownKey: the key is not bound, or not opened for this handler.
+	ErrUnknownKey error = errors.New("sqlreq: unknown key")
+	// ErrDuplicateKey: two bindings of a registry have the same key.
+	ErrDuplicateKey error = errors.New("sqlreq: duplicate key")
+	// ErrBegun: a transaction is open already, so its options cannot be chosen any more.
+	ErrBegun error = errors.New("sqlreq: the transaction has begun")
+	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
+	ErrFinished error = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
+	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx.
+	ErrTxEnded error = errors.New("sqlreq: the transaction was ended through *sql.Tx")
+)
+
+// because returns an error with a text of its own that is also one of the above.
+func because(is error, format string, args ...any) error {
+	return &reason{fmt.Sprintf(format, args...), is}
+}
+
+type reason struct {
+	text string
+	is   error
+}
+
+func (r *reason) Error() string { return r.text }
+func (r *reason) Unwrap() error { return r.is }
+
+func endedError(k Key) error {
+	return because(ErrTxEnded, "sqlreq: key %q: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early", k)
+}
+
+// CommitError is a COMMIT that did not succeed.
+type CommitError struct {
+	Key       Key   // that began the transaction
+	Committed []Key // of several databases, those already committed: there is no two-phase commit
+	Ambiguous bool  // the server's answer is not known: the work may be there
+	Err       error
+}
+
+// Error names the key, what is committed, and whether the outcome is known.
+func (e *CommitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "sqlreq: commit on key %q failed", e.Key)
+	if e.Ambiguous {
+		b.WriteString(" with unknown outcome")
+	}
+	if len(e.Committed) > 0 {
+		fmt.Fprintf(&b, " (committed before: %s)", list(slices.Clone(e.Committed)))
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	return b.String()
+}
+
+// Unwrap returns the driver's error.
+func (e *CommitError) Unwrap() error { return e.Err }
+
+// IsRetryable reports whether err, or an error in its chain, is a serialization
+// conflict, a deadlock or a busy database in the shape of one of the common
+// drivers: SQLSTATE 40001 and 40P01 (pgx, lib/pq), SQLITE_BUSY and SQLITE_LOCKED
+// (modernc, mattn), MySQL 1213, 1205 and 1020 (go-sql-driver).
+func IsRetryable(err error) bool { return sqlerr.Retryable(err) }
+
+// Middleware returns next with a transaction for each request, for every key
+// that is not OnDemand. It may be called under another registry's, or its own.
+func (reg *Registry) Middleware(next http.Handler) http.Handler {
+	if next == nil {
+		panic("sqlreq: Middleware(nil); give it the handler to wrap")
+	}
+	return &middleware{door{reg: reg}, next}
+}
+
+// With is Middleware for the given keys only, OnDemand or not, as a decorator of
+// single handlers. It works with Middleware outside or alone, and panics on a key that
+// is not bound.
+func (reg *Registry) With(keys ...Key) func(http.Handler) http.Handler {
+	d := reg.with(keys)
+	return func(next http.Handler) http.Handler {
+		if next == nil {
+			panic(fmt.Sprintf("sqlreq: With(%s)(nil); give it the handler to wrap", list(slices.Clone(keys))))
+		}
+		return &middleware{d, next}
+	}
+}
+
+type middleware struct {
+	door door
+	next http.Handler
+}
+
+func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	outer := scopeOf(r.Context())
+	if outer != nil && outer.work.exchange != nil && !outer.over() {
+		m.nested(outer, w, r)
+		return
+	}
+	if retry := &m.door.reg.Retry; retry.Attempts > 1 && (retry.When == nil || retry.When(r)) {
+		m.serveAttempts(outer, w, r)
+		return
+	}
+	x := new(exchange)
+	x.init(&m.door, outer, w, r, 1)
+	x.scope.req = r.WithContext(&x.scope)
+	x.serve(m.next, w, r, nil)
+}
+
+// serveAttempts serves a request that may be run again. r stays as it arrived.
+func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.Request) {
+	t := &tries{retry: &m.door.reg.Retry, start: time.Now()}
+	if r.Body != nil && r.Body != http.NoBody {
+		limit := t.retry.BodyLimit
+		if limit <= 0 {
+			limit = 64 << 10
+		}
+		t.body = replay.New(r.Body, limit)
+		t.view = t.body.View()
+		defer t.body.Stop()
+	}
+	for t.n = 1; ; t.n++ {
+		x := new(exchange)
+		x.init(&m.door, outer, w, r, t.n)
+		x.Private()
+		req := r.Clone(&x.scope)
+		req.Trailer = r.Trailer // net/http adds to the map when the body has been read
+		if t.body != nil {
+			req.Body = t.view
+		}
+		x.scope.req = req
+		if again := x.serve(m.next, w, r, t); !again {
+			return
+		}
+	}
+}
+
+// exchange is an attempt at a request: the response, the context and the unit of
+// work, in one piece so that a request that asks for nothing pays for one
+// allocation, and one for the copy of the request. The handler keeps pointers into it:
+// it is never used again.
+type exchange struct {
+	held.Writer
+	scope scope
+	work  work
+}
+
+func (x *exchange) init(d *door, outer *scope, w http.ResponseWriter, r *http.Request, attempt int) {
+	limit := d.reg.HoldLimit
+	if limit <= 0 {
+		limit = 64 << 10
+	}
+	x.Init(w, r, limit)
+	x.scope = scope{Context: r.Context(), outer: outer, door: d, work: &x.work}
+	x.work.root, x.work.exchange, x.work.attempt = &x.scope, x, attempt
+	if outer != nil {
+		x.work.parent = outer.work
+	}
+}
+
+// serve runs the handler, ends the unit of work and answers. It returns true if
+// nothing was answered and the request is to be run again.
+func (x *exchange) serve(next http.Handler, w http.ResponseWriter, r *http.Request, t *tries) (again bool) {
+	over := false
+	defer func() {
+		copyBack(r, x.scope.req)
+		if !over {
+			x.unwind()
+		}
+	}()
+	next.ServeHTTP(x, x.scope.req)
+	again, abort := x.finish(w, r, t)
+	over = true
+	if abort {
+		panic(http.ErrAbortHandler)
+	}
+	return again
+}
+
+// copyBack gives the caller's request what the handler's copy has learned.
+func copyBack(r, inner *http.Request) {
+	if r == inner {
+		return
+	}
+	if inner.Pattern != "" {
+		r.Pattern = inner.Pattern
+	}
+	if r.MultipartForm == nil {
+		r.MultipartForm = inner.MultipartForm
+	}
+}
+
+// unwind ends the attempt when the handler, or a function of the program called
+// at the end, panics or exits the goroutine. There is no recover: the panic goes
+// on with its value and stack.
+func (x *exchange) unwind() {
+	state := x.Seal()
+	x.work.end(false)
+	switch {
+	case state.Hijacked:
+	case state.Held:
+		x.Reset()
+	default:
+		x.Abort() // a middleware outside may recover, and net/http complete the response
+	}
+	x.Close()
+}
+
+// finish ends the attempt when the handler has returned.
+func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (again, abort bool) {
+	w := &x.work
+	state := x.Seal()
+	w.end(w.failure() == nil && w.wantsCommit(state.Status, x.SentHeader))
+	err := w.failure()
+	if t != nil && state.Held && t.again(w, state.Status, err) {
+		x.Reset()
+		x.Close()
+		if f := x.scope.req.MultipartForm; f != nil && r.MultipartForm == nil {
+			_ = f.RemoveAll()
+			x.scope.req.MultipartForm = nil
+		}
+		return true, false
+	}
+	if err != nil {
+		err = w.mark(err, t != nil || x.scope.door.reg.Retry.Attempts <= 1)
+	}
+	switch {
+	case err == nil:
+		x.Release()
+	case state.Hijacked, state.Status >= 400 && !w.commitFailed:
+		if StatusCode(err) >= 500 {
+			logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), w.attempt, err)
+		}
+		x.Release() // the handler's answer stands
+	case state.Held:
+		x.Reset()
+		x.answer(rw, r, err)
+	default:
+		logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), w.attempt, err)
+		x.Abort()
+		abort = true
+	}
+	x.Close()
+	return false, abort
+}
+
+// answer lets the ErrorHandler answer, by a writer that makes sure that silence
+// is no success.
+func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
+	s := x.work.failedAt()
+	reg := s.door.reg
+	w := new(exchange) // of which only the writer is used
+	w.init(s.door, x.scope.outer, rw, r, 1)
+	w.work.finished = true
+	w.Implicit(StatusCode(err))
+	if reg.ErrorHandler != nil {
+		reg.ErrorHandler(w, s.req, err)
+	}
+	if w.Untouched() {
+		answer(w, s.req, reg.logger(), x.work.attempt, err)
+	}
+	w.Seal()
+	w.Release()
+	w.Close()
+}
+
+// Hijack commits what is open and takes the connection over. It fails, and
+// leaves the connection alone, if that is impossible or the commit fails.
+func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return x.HijackAfter(func(status int) error {
+		return x.work.endOpen(status < 400)
+	})
+}
+
+func (reg *Registry) logger() *slog.Logger {
+	if reg.Logger != nil {
+		return reg.Logger
+	}
+	return slog.Default()
+}
+
+// logFailure logs the error of a request (of a Do, if r is nil). A client that
+// has gone is nobody's fault.
+func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
+	ctx, level := context.Background(), slog.LevelError
+	attrs := make([]slog.Attr, 0, 5)
+	if r != nil {
+		ctx = r.Context()
+		if errors.Is(ctx.Err(), context.Canceled) {
+			level = slog.LevelDebug
+		}
+		attrs = append(attrs, slog.String("method", r.Method), slog.String("path", r.URL.Path))
+	}
+	attrs = append(attrs, slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
+	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed", attrs...)
+}
+
+// keyOf returns the key that err is about, or else the first one used.
+func keyOf(ctx context.Context, err error) Key {
+	var c *CommitError
+	var b *beginError
+	switch {
+	case errors.As(err, &c):
+		return c.Key
+	case errors.As(err, &b):
+		return b.key
+	}
+	if s := scopeOf(ctx); s != nil {
+		return s.work.firstKey()
+	}
+	return ""
+}
+
+// work is a unit of work: an attempt at a request, or at a Do. It ends once.
+type work struct {
+	mu       sync.Mutex // guards what follows, down to pools and hooks; never held while anybody is waited for
+	root     *scope     // the outermost; its Context is the caller's
+	exchange *exchange  // nil in Do
+	parent   *work      // around a Do
+	attempt  int
+
+	finished     bool
+	commitFailed bool  // a COMMIT was tried, and failed
+	committed    bool  // something is committed, or may be: no retry
+	err          error // the first failure
+	errAt        *scope
+
+	ledger *ledger // of a unit that asked for something
+}
+
+// ledger is what a unit of work has used.
+type ledger struct {
+	uses   []*use
+	pools  []*pool
+	hooks  []hook
+	vetoes []*Registry // nested ones with a CommitIf
+	begun  int         // transactions so far
+	met    error       // the last retryable error of a statement or a begin
+
+	// Most units use one key of one pool: the first of each is part of the ledger.
+	use0   use
+	pool0  pool
+	uses0  [1]*use
+	pools0 [1]*pool
+}
+
+func (w *work) book() *ledger {
+	if w.ledger == nil {
+		w.ledger = new(ledger)
+		w.ledger.uses = w.ledger.uses0[:0]
+		w.ledger.pools = w.ledger.pools0[:0]
+	}
+	return w.ledger
+}
+
+// over reports whether the transactions of s are no longer to be used.
+func (s *scope) over() bool {
+	s.work.mu.Lock()
+	defer s.work.mu.Unlock()
+	return s.hook || s.work.finished
+}
+
+// enter notes that a nested registry takes part.
+func (w *work) enter(reg *Registry) {
+	if reg.CommitIf == nil || reg == w.root.door.reg {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l := w.book(); !slices.Contains(l.vetoes, reg) {
+		l.vetoes = append(l.vetoes, reg)
+	}
+}
+
+// wantsCommit asks every CommitIf; if there is none, the status decides.
+func (w *work) wantsCommit(status int, header func() http.Header) bool {
+	asked := false
+	w.mu.Lock()
+	regs := []*Registry{w.root.door.reg}
+	if w.ledger != nil {
+		regs = append(regs, w.ledger.vetoes...)
+	}
+	w.mu.Unlock()
+	for _, reg := range regs {
+		if reg.CommitIf != nil {
+			asked = true
+			if !reg.CommitIf(status, header()) {
+				return false
+			}
+		}
+	}
+	return asked || status < 400
+}
+
+// Fail makes the request fail with err, as if its handler had returned it: for
+// handlers that cannot. The handler goes on. The first error counts; nil does
+// nothing. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do it makes that fail.
+func Fail(ctx context.Context, err error) error {
+	s := scopeOf(ctx)
+	if s == nil {
+		return ErrNoRegistry
+	}
+	return s.fail(err)
+}
+
+func (s *scope) fail(err error) error {
+	w := s.work
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.hook || w.finished {
+		return ErrFinished
+	}
+	w.failLocked(s, err)
+	return nil
+}
+
+func (w *work) failLocked(s *scope, err error) {
+	if w.err == nil && err != nil {
+		w.err, w.errAt = err, s
+	}
+}
+
+func (w *work) failure() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// failedAt returns the scope whose registry answers and logs the failure.
+func (w *work) failedAt() *scope {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.errAt != nil {
+		return w.errAt
+	}
+	return w.root
+}
+
+var errPanicked = errors.New("sqlreq: a handler panicked")
+
+// panicked notes that a handler in s did not return. Should something outside
+// of it recover, the request fails all the same.
+func (w *work) panicked(s *scope) { _ = s.fail(errPanicked) }
+
+// mark adds to the error of a unit what StatusCode needs to know: that the
+// context has ended, or that it met a conflict which only another request can
+// mend. Where something is committed, or may have had effects outside of the
+// database (Retry.When), nobody is told to come again.
+func (w *work) mark(err error, repeatable bool) error {
+	if w.root.Context.Err() != nil || repeatable && !w.hasCommitted() && w.retryable(err) {
+		return &unavailable{err}
+	}
+	return err
+}
+
+func (w *work) hasCommitted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.committed
+}
+
+func (w *work) retryable(err error) bool {
+	if f := w.root.door.reg.Retry.Retryable; f != nil {
+		return f(err)
+	}
+	return sqlerr.Retryable(err)
+}
+
+// tries is what the attempts at a request, or at a Do, share.
+type tries struct {
+	retry *Retry
+	start time.Time
+	n     int // the attempt under way
+	body  *replay.Body
+	view  io.ReadCloser // of the body, for the next attempt
+}
+
+// again reports whether a unit that has ended is to be run again, and waits
+// before it says so. status is that of the response, 0 in a Do.
+func (t *tries) again(w *work, status int, err error) bool {
+	conflict := err != nil && w.retryable(err)
+	w.mu.Lock()
+	if !conflict && (err != nil || status >= 500) {
+		// A plain handler, or one that hid the cause: the statements have told.
+		conflict = w.ledger != nil && w.ledger.met != nil
+	}
+	ok := conflict && !w.committed && t.n < t.retry.Attempts
+	w.mu.Unlock()
+	if ok && t.body != nil {
+		// The view first: it keeps what still reads of this attempt from the body.
+		t.view = t.body.View()
+		ok = t.body.Replayable()
+	}
+	return ok && t.wait(w.root.Context)
+}
+
+// wait waits for the time of the next attempt, unless that is too late or ctx ends.
+func (t *tries) wait(ctx context.Context) bool {
+	var pause time.Duration
+	if t.retry.Backoff != nil {
+		pause = t.retry.Backoff(t.n)
+	} else {
+		pause = backoff(t.n)
+	}
+	within := t.retry.Within
+	if within <= 0 {
+		within = 10 * time.Second
+	}
+	if ctx.Err() != nil || time.Since(t.start)+pause > within {
+		return false
+	}
+	if pause <= 0 {
+		return true
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// backoff is exponential with full jitter: clients that met in a conflict do not
+// meet again.
+func backoff(attempt int) time.Duration {
+	const first, most = 5 * time.Millisecond, 500 * time.Millisecond
+	ceiling := most
+	if shift := attempt - 1; shift < 7 {
+		ceiling = min(first<<shift, most)
+	}
+	return rand.N(ceiling) + 1
+}
+
+// Do runs fn as a unit of work of its own: a nil result commits, an error or a
+// panic rolls back; hooks, savepoints and retries work as in a request, and every
+// key of the registry is open. It returns fn's error, a [*CommitError], or that of
+// ctx if it ended before COMMIT was sent.
+//
+// Inside a request it is independent of the request's transaction, an audit
+// record that must survive a rollback for instance: it takes a second
+// connection. With a pool of one, or as a second writer on one SQLite file, it
+// waits for the request until ctx ends; use a second database there. A database
+// bound by Binding.Tx is the exception: there it nests in the request's savepoint.
+func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) error {
+	outer := scopeOf(ctx)
+	t := &tries{retry: &reg.Retry, n: 1}
+	if reg.Retry.Attempts > 1 {
+		t.start = time.Now()
+	}
+	for ; ; t.n++ {
+		w, err := reg.doOnce(ctx, outer, t.n, fn)
+		if err == nil {
+			return nil
+		}
+		if !t.again(w, 0, err) {
+			if isUnavailable(err) {
+				return err
+			}
+			return w.mark(err, true)
+		}
+	}
+}
+
+func (reg *Registry) doOnce(ctx context.Context, outer *scope, attempt int, fn func(context.Context) error) (*work, error) {
+	u := &struct {
+		scope scope
+		work  work
+	}{}
+	w := &u.work
+	u.scope = scope{Context: ctx, outer: outer, door: &door{reg: reg, every: true}, work: w}
+	w.root, w.attempt = &u.scope, attempt
+	if outer != nil {
+		w.parent = outer.work
+	}
+	over := false
+	defer func() {
+		if !over {
+			w.end(false)
+		}
+	}()
+	err := fn(&u.scope)
+	_ = u.scope.fail(err)
+	w.end(w.failure() == nil)
+	over = true
+	return w, w.failure()
+}
+
+// use is a key in a unit of work.
+type use struct {
+	binding *binding
+	scope   *scope // of the registry that bound it
+	gate    gate   // for Route and TxOptions
+	asked   bool   // Route
+	opted   bool   // TxOptions
+	err     error  // of Route
+	pool    *pool  // nil until Route has answered
+	opts    sql.TxOptions
+}
+
+// pool is a database in a unit of work: its *sql.DB, or the test's *sql.Tx, and
+// the transaction that is open on it.
+type pool struct {
+	work  *work
+	db    *sql.DB
+	outer *sql.Tx // Binding.Tx
+	gate  gate    // whoever begins, ends or nests the transaction is through it
+
+	cancel context.CancelFunc // ends a BEGIN that is under way; nil otherwise
+
+	tx     *sql.Tx // nil when none is open
+	by     *use    // that began it
+	opts   sql.TxOptions
+	guard  bool
+	number int        // in the order of the BEGINs
+	name   string     // of the savepoint that this transaction is in outer
+	names  int        // of savepoints used
+	point  *savepoint // the innermost open one
+	broken error      // the server may have ended the transaction: only a rollback is left
+
+	fate Outcome // how its last transaction ended; 0 if nobody knows
+	nest chan struct{}
+	free func() // gives the turn at outer back
+
+	wait  time.Duration // for the Event
+	began time.Time
+}
+
+// gate lets one goroutine through at a time, without a lock being held
+// meanwhile. work.mu guards it.
+type gate struct {
+	busy bool
+	free chan struct{} // closed when it is free again; nil if nobody waits
+}
+
+// pass goes through g, or returns the error of the context that ended first.
+func (w *work) pass(ctx context.Context, g *gate) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		if w.finished {
+			return ErrFinished
+		}
+		if !g.busy {
+			g.busy = true
+			return nil
+		}
+		free := g.waitLocked()
+		w.mu.Unlock()
+		var err error
+		select {
+		case <-free:
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-w.root.Context.Done():
+			err = w.root.Context.Err()
+		}
+		w.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (g *gate) waitLocked() <-chan struct{} {
+	if g.free == nil {
+		g.free = make(chan struct{})
+	}
+	return g.free
+}
+
+func (w *work) leave(g *gate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g.busy = false
+	if g.free != nil {
+		close(g.free)
+		g.free = nil
+	}
+}
+
+// beginError is what a use of a key gets when there is no transaction for it.
+type beginError struct {
+	key Key
+	err error
+}
+
+func (b *beginError) Error() string { return fmt.Sprintf("sqlreq: begin on key %q: %v", b.key, b.err) }
+func (b *beginError) Unwrap() error { return b.err }
+
+// useOf returns the use of b in the unit, a new one if there is none.
+func (w *work) useOf(c *scope, b *binding) (*use, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished {
+		return nil, ErrFinished
+	}
+	l := w.book()
+	for _, u := range l.uses {
+		if u.binding == b {
+			return u, nil
+		}
+	}
+	u := &l.use0
+	if len(l.uses) > 0 {
+		u = new(use)
+	}
+	u.binding, u.scope = b, c
+	if b.Route == nil {
+		u.asked = true
+		u.pool = w.poolLocked(b.DB, b.Tx)
+	}
+	u.opted = b.TxOptions == nil
+	l.uses = append(l.uses, u)
+	return u, nil
+}
+
+// poolLocked returns the pool of db, or of tx: several keys may share it.
+func (w *work) poolLocked(db *sql.DB, tx *sql.Tx) *pool {
+	l := w.book()
+	for _, p := range l.pools {
+		if p.db == db && p.outer == tx {
+			return p
+		}
+	}
+	p := &l.pool0
+	if len(l.pools) > 0 {
+		p = new(pool)
+	}
+	p.work, p.db, p.outer = w, db, tx
+	l.pools = append(l.pools, p)
+	return p
+}
+
+func (w *work) firstKey() Key {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ledger == nil || len(w.ledger.uses) == 0 {
+		return ""
+	}
+	return w.ledger.uses[0].binding.Key
+}
+
+// resolve asks Route, and TxOptions if opts is true, where that was not done yet.
+func (w *work) resolve(ctx context.Context, c *scope, b *binding, opts bool) (*use, error) {
+	u, err := w.useOf(c, b)
+	if err != nil || b.Route == nil && (!opts || b.TxOptions == nil) {
+		return u, err
+	}
+	if err := w.pass(ctx, &u.gate); err != nil {
+		return nil, w.beginFailed(ctx, b.Key, err)
+	}
+	defer w.leave(&u.gate)
+	if !u.asked {
+		db, err := b.Route(ctx, c.req)
+		if err == nil && db == nil {
+			err = errors.New("Route returned no *sql.DB and no error")
+		}
+		if err != nil {
+			err = w.beginFailed(ctx, b.Key, err)
+			if ctx.Err() != nil {
+				return nil, err // the next one, with time left, asks again
+			}
+		}
+		w.mu.Lock()
+		u.asked, u.err = true, err
+		if err == nil {
+			u.pool = w.poolLocked(db, nil)
+		}
+		w.mu.Unlock()
+	}
+	if u.err != nil {
+		return nil, u.err
+	}
+	if opts && !u.opted {
+		if o := b.TxOptions(ctx, c.req); o != nil {
+			u.opts = *o
+		}
+		u.opted = true
+	}
+	return u, nil
+}
+
+// open is a transaction as a use of a key found it.
+type open struct {
+	pool  *pool
+	tx    *sql.Tx
+	fresh bool // begun just now
+}
+
+// begin returns the transaction of k, begun if there is none. With explicit,
+// opts replace those of the binding, and one that is open already is ErrBegun.
+func (k Key) begin(ctx context.Context, opts *sql.TxOptions, explicit bool) (open, error) {
+	s := scopeOf(ctx)
+	if s == nil {
+		return open{}, ErrNoRegistry
+	}
+	if s.hook {
+		return open{}, ErrFinished
+	}
+	c, b, err := k.find(s)
+	if err != nil {
+		return open{}, err
+	}
+	w := s.work
+	u, err := w.resolve(ctx, c, b, !explicit)
+	if err != nil {
+		return open{}, err
+	}
+	p := u.pool
+	if err := w.pass(ctx, &p.gate); err != nil {
+		return open{}, w.beginFailed(ctx, k, err)
+	}
+	defer w.leave(&p.gate)
+	if p.tx != nil {
+		return open{pool: p, tx: p.tx}, p.shared(k, u, explicit)
+	}
+	p.by, p.guard, p.opts = u, b.Guard && b.Tx == nil, u.opts
+	if explicit {
+		p.opts = sql.TxOptions{}
+		if opts != nil {
+			p.opts = *opts
+		}
+	}
+	if err := p.begin(ctx, b); err != nil {
+		return open{}, w.beginFailed(ctx, k, err)
+	}
+	return open{pool: p, tx: p.tx, fresh: true}, nil
+}
+
+// shared says whether u may use the transaction that is open.
+func (p *pool) shared(k Key, u *use, explicit bool) error {
+	b := u.binding
+	switch {
+	case explicit:
+		return because(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", k, p.by.binding.Key)
+	case p.by != u && (p.opts != u.opts || p.guard != (b.Guard && b.Tx == nil)):
+		return because(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", k, p.by.binding.Key)
+	}
+	p.work.mu.Lock()
+	defer p.work.mu.Unlock()
+	if p.broken != nil {
+		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", k, p.broken)
+	}
+	return nil
+}
+
+// beginFailed returns the error of a use, marked if it waited in vain.
+func (w *work) beginFailed(ctx context.Context, k Key, err error) error {
+	if err == ErrFinished {
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		// The context of the BEGIN only knows that it was cancelled.
+		if e := ctx.Err(); e != nil {
+			err = e
+		} else if e := w.root.Context.Err(); e != nil {
+			err = e
+		}
+	}
+	w.meet(err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || w.root.Context.Err() != nil {
+		return &unavailable{&beginError{k, err}}
+	}
+	return &beginError{k, err}
+}
+
+// meet remembers a conflict that a statement, or a BEGIN, met.
+func (w *work) meet(err error) {
+	if !w.retryable(err) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.book().met = err
+}
+
+// begin begins the transaction. The caller is through the gate.
+func (p *pool) begin(ctx context.Context, b *binding) error {
+	w := p.work
+	if err := cmp.Or(ctx.Err(), w.root.Context.Err()); err != nil {
+		return err
+	}
+	start := b.reg.now()
+	// With BeginTx(ctx) the transaction's life would be bound to ctx as well:
+	// database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
+	// of a driver without SessionResetter, and pgx reports commits that happened as
+	// cancelled. So ctx ends the context below only while there is something to wait for.
+	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w.mu.Lock()
+	if w.finished {
+		w.mu.Unlock()
+		cancel()
+		return ErrFinished
+	}
+	p.cancel = cancel
+	w.mu.Unlock()
+	stop := context.AfterFunc(ctx, cancel)
+	stopRoot := func() bool { return true }
+	if ctx.Done() != w.root.Context.Done() {
+		stopRoot = context.AfterFunc(w.root.Context, cancel)
+	}
+
+	var tx *sql.Tx
+	var err error
+	if p.outer != nil {
+		tx, err = p.beginOuter(wait)
+	} else {
+		tx, err = p.beginDB(wait)
+	}
+
+	inTime, rootInTime := stop(), stopRoot()
+	if err == nil && b.reg.Observe != nil {
+		p.began = time.Now()
+		p.wait = p.began.Sub(start)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil {
+		p.tx, p.fate, p.broken, p.names = tx, 0, nil, 0
+		w.ledger.begun++
+		p.number = w.ledger.begun
+		if w.finished {
+			err = ErrFinished
+		} else if !inTime || !rootInTime {
+			err = context.Canceled
+		}
+		if err != nil { // too late: nobody else would end it
+			w.mu.Unlock()
+			_ = p.end(false)
+			w.mu.Lock()
+		}
+	}
+	p.cancel = nil // from here on, the end of the unit sees to it
+	return err
+}
+
+func (p *pool) beginDB(ctx context.Context) (*sql.Tx, error) {
+	var opts *sql.TxOptions
+	if p.opts != (sql.TxOptions{}) {
+		opts = &p.opts
+	}
+	tx, err := p.db.BeginTx(ctx, opts)
+	if err == nil && p.guard {
+		if _, err = tx.ExecContext(ctx, "SAVEPOINT sqlreq_guard"); err != nil {
+			_ = tx.Rollback()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tx, nil
+}
+
+// beginOuter makes the transaction a savepoint of the test's.
+func (p *pool) beginOuter(ctx context.Context) (*sql.Tx, error) {
+	free, err := p.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.name = fmt.Sprintf("sqlreq_tx_%d", turns.names.Add(1))
+	if _, err := p.outer.ExecContext(ctx, "SAVEPOINT "+p.name); err != nil {
+		free()
+		return nil, err
+	}
+	p.free, p.nest = free, make(chan struct{}, 1)
+	return p.outer, nil
+}
+
+// turns makes the units of work that share a test's transaction wait for each
+// other, whatever registry they came by.
+var turns struct {
+	sync.Mutex
+	of    map[*sql.Tx]*turn
+	names atomic.Int64 // of savepoints: unique for a transaction whoever uses it
+}
+
+type turn struct {
+	taken chan struct{}
+	users int // holding it or waiting; guarded by turns
+}
+
+// takeTurn waits for the turn at p.outer and returns how to give it back. A Do
+// in a unit that has it nests there.
+func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
+	for w := p.work.parent; w != nil; w = w.parent {
+		if nest := w.nestOf(p.outer); nest != nil {
+			select {
+			case nest <- struct{}{}:
+				return func() { <-nest }, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	turns.Lock()
+	if turns.of == nil {
+		turns.of = make(map[*sql.Tx]*turn)
+	}
+	t := turns.of[p.outer]
+	if t == nil {
+		t = &turn{taken: make(chan struct{}, 1)}
+		turns.of[p.outer] = t
+	}
+	t.users++
+	turns.Unlock()
+	leave := func() {
+		turns.Lock()
+		defer turns.Unlock()
+		if t.users--; t.users == 0 {
+			delete(turns.of, p.outer)
+		}
+	}
+	select {
+	case t.taken <- struct{}{}:
+		return func() { <-t.taken; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}
+
+// nestOf returns the gate for what nests in the unit's transaction in tx, nil
+// if it has none open.
+func (w *work) nestOf(tx *sql.Tx) chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ledger != nil {
+		for _, p := range w.ledger.pools {
+			if p.outer == tx && p.tx != nil {
+				return p.nest
+			}
+		}
+	}
+	return nil
+}
+
+// end ends the unit of work: it commits what is open, or rolls it back, and
+// runs the hooks. Afterwards nothing can begin in it. A second call does nothing.
+func (w *work) end(commit bool) {
+	w.mu.Lock()
+	if w.finished {
+		w.mu.Unlock()
+		return
+	}
+	w.finished = true
+	var one [1]*pool
+	open := one[:0]
+	if w.ledger != nil {
+		for _, p := range w.ledger.pools {
+			// A BEGIN under way ends itself when it sees that the unit is finished;
+			// anything else is somebody's Commit, Rollback or Savepoint.
+			if p.cancel != nil {
+				p.cancel()
+				continue
+			}
+			for p.gate.busy {
+				free := p.gate.waitLocked()
+				w.mu.Unlock()
+				<-free
+				w.mu.Lock()
+			}
+			if p.tx != nil {
+				open = append(open, p)
+			}
+		}
+	}
+	gone := w.root.Context.Err()
+	if commit && gone != nil {
+		commit = false
+		if len(open) > 0 {
+			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
+		}
+	}
+	w.mu.Unlock()
+	if w.ledger == nil {
+		return
+	}
+	if len(open) > 1 {
+		slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
+	}
+	commit = w.endPools(open, commit)
+	w.mu.Lock()
+	hooks := w.ledger.hooks
+	w.ledger.hooks = nil
+	w.mu.Unlock()
+	for _, h := range hooks {
+		fate := RolledBack
+		if commit {
+			fate = Committed
+		}
+		if p := h.use.pool; p != nil && slices.Contains(open, p) {
+			fate = p.fate
+		}
+		h.run(fate)
+	}
+}
+
+// endPools ends the open transactions in order, until one fails: the rest are
+// rolled back then. It returns whether all went as asked.
+func (w *work) endPools(open []*pool, commit bool) bool {
+	var committed []Key
+	for _, p := range open {
+		err := p.end(commit)
+		if err == nil {
+			if commit && !p.opts.ReadOnly && len(open) > 1 {
+				committed = append(committed, p.by.binding.Key)
+			}
+			continue
+		}
+		var c *CommitError
+		if errors.As(err, &c) && c.Key == p.by.binding.Key {
+			c.Committed = committed
+		}
+		w.mu.Lock()
+		w.commitFailed = w.commitFailed || commit
+		w.failLocked(p.by.scope, err)
+		w.mu.Unlock()
+		commit = false
+	}
+	return commit
+}
+
+// endOpen commits, or rolls back, what is open, and lets the unit go on: before a Hijack.
+func (w *work) endOpen(commit bool) error {
+	w.mu.Lock()
+	var pools []*pool
+	err := w.err
+	if err == nil && commit {
+		err = w.root.Context.Err()
+	}
+	if w.ledger != nil {
+		for _, p := range w.ledger.pools {
+			if p.point != nil && err == nil {
+				err = insideError("Hijack", p.by.binding.Key)
+			}
+			pools = append(pools, p)
+		}
+	}
+	w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	ended, err := w.endThrough(pools, commit)
+	for _, p := range ended {
+		for _, h := range w.hooksOf(p) {
+			h.run(p.fate)
+		}
+	}
+	return err
+}
+
+// endThrough goes through the gates of pools and ends what is open on them.
+func (w *work) endThrough(pools []*pool, commit bool) (open []*pool, err error) {
+	for _, p := range pools {
+		if err := w.pass(w.root.Context, &p.gate); err != nil {
+			return nil, err
+		}
+		defer w.leave(&p.gate)
+		if p.tx != nil {
+			open = append(open, p)
+		}
+	}
+	slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
+	if ok := w.endPools(open, commit); !ok && commit {
+		err = w.failure()
+	}
+	return open, err
+}
+
+// end commits the open transaction of p, or rolls it back. Nobody else can be
+// at it: the caller is through the gate, or the unit is finished.
+func (p *pool) end(commit bool) error {
+	reg := p.by.binding.reg
+	asked := reg.now()
+	outcome, err := RolledBack, error(nil)
+	if commit {
+		outcome, err = p.commit()
+	} else if p.rollback() == sql.ErrTxDone {
+		outcome, err = Ended, endedError(p.by.binding.Key)
+	}
+
+	w := p.work
+	w.mu.Lock()
+	event := Event{Key: p.by.binding.Key, Outcome: outcome, Err: err, Attempt: w.attempt, Wait: p.wait}
+	if err == nil && outcome == RolledBack {
+		event.Err = w.err
+	}
+	p.tx, p.point, p.broken, p.fate = nil, nil, nil, outcome
+	var c *CommitError
+	unknown := outcome == Ended || errors.As(err, &c) && c.Ambiguous
+	if unknown {
+		p.fate = 0
+	} else if outcome == CommitFailed {
+		p.fate = RolledBack
+	}
+	wrote := outcome == Committed && !(p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable)
+	w.mu.Unlock()
+	if wrote || unknown {
+		for u := w; u != nil; u = u.parent {
+			u.mu.Lock()
+			u.committed = true
+			u.mu.Unlock()
+		}
+	}
+	if p.free != nil {
+		p.free()
+		p.free = nil
+	}
+	if reg.Observe != nil {
+		event.Open, event.End = asked.Sub(p.began), time.Since(asked)
+		reg.protect(w.root.req, "Observe", func() { reg.Observe(w.root.after(w.root), event) })
+	}
+	return err
+}
+
+// now is the time if somebody wants to know it.
+func (reg *Registry) now() time.Time {
+	if reg.Observe == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// commit ends the transaction well, if that is still possible.
+func (p *pool) commit() (Outcome, error) {
+	key := p.by.binding.Key
+	p.work.mu.Lock()
+	broken, point := p.broken, p.point
+	p.work.mu.Unlock()
+	if point != nil && broken == nil {
+		broken = errors.New("a savepoint is still open")
+	}
+	if broken != nil {
+		if p.rollback() == sql.ErrTxDone {
+			return Ended, endedError(key)
+		}
+		return RolledBack, fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", key, broken)
+	}
+	if p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable {
+		// Nothing is persisted through it, also on a driver that ignores the flag.
+		// PostgreSQL counts the reads of a serializable one only at COMMIT.
+		switch err := p.rollback(); err {
+		case nil:
+			return Committed, nil
+		case sql.ErrTxDone:
+			return Ended, endedError(key)
+		}
+		return RolledBack, nil // what was read was read
+	}
+	if p.guard {
+		switch _, err := p.tx.ExecContext(context.Background(), "RELEASE SAVEPOINT sqlreq_guard"); {
+		case errors.Is(err, sql.ErrTxDone):
+			return Ended, endedError(key)
+		case err != nil:
+			_ = p.tx.Rollback()
+			return CommitFailed, &CommitError{Key: key, Ambiguous: true, Err: fmt.Errorf("the transaction was ended by the server before COMMIT: %w", err)}
+		}
+	}
+	var err error
+	if p.outer != nil {
+		_, err = p.outer.ExecContext(context.Background(), "RELEASE SAVEPOINT "+p.name)
+	} else {
+		err = p.tx.Commit()
+	}
+	switch {
+	case err == nil:
+		return Committed, nil
+	case errors.Is(err, sql.ErrTxDone):
+		return Ended, endedError(key)
+	}
+	return CommitFailed, &CommitError{Key: key, Ambiguous: !sqlerr.Answered(err), Err: err}
+}
+
+func (p *pool) rollback() error {
+	if p.outer == nil {
+		return p.tx.Rollback()
+	}
+	_, err := p.outer.ExecContext(context.Background(), "ROLLBACK TO SAVEPOINT "+p.name)
+	return err
+}
+
+// Commit commits the transaction of [DefaultKey] now; the next use of the key
+// begins a new one. AfterCommit functions run before it returns. With nothing
+// open it does nothing. If it fails, the request fails with the same error, and
+// nothing more is committed. Close rows before: open ones end early, which only
+// rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
+//
+// Inside a [Savepoint] it is an error, as is a context that has ended. Once COMMIT
+// was sent no context can make a committed transaction look like a failed one.
+func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
+
+// Commit is the function [Commit] for another database.
+func (k Key) Commit(ctx context.Context) error { return k.endNow(ctx, true) }
+
+// Rollback rolls the transaction of [DefaultKey] back now; the next use of the
+// key begins a new one. The request does not fail by it. AfterRollback functions
+// run before it returns. With nothing open it does nothing; inside a [Savepoint]
+// it is an error.
+func Rollback(ctx context.Context) error { return DefaultKey.Rollback(ctx) }
+
+// Rollback is the function [Rollback] for another database.
+func (k Key) Rollback(ctx context.Context) error { return k.endNow(ctx, false) }
+
+func (k Key) endNow(ctx context.Context, commit bool) error {
+	s, u, err := k.used(ctx)
+	if err != nil || u == nil || u.pool == nil {
+		return err
+	}
+	w, p := s.work, u.pool
+	if err := w.pass(ctx, &p.gate); err != nil {
+		return err
+	}
+	hooks, err := p.endNow(ctx, s, k, commit)
+	w.leave(&p.gate)
+	for _, h := range hooks {
+		h.run(p.fate)
+	}
+	return err
+}
+
+// endNow is through the gate; the hooks it returns are to be run outside of it.
+func (p *pool) endNow(ctx context.Context, s *scope, k Key, commit bool) ([]hook, error) {
+	w := p.work
+	if p.tx == nil {
+		return nil, nil
+	}
+	if p.point != nil {
+		name := "Rollback"
+		if commit {
+			name = "Commit"
+		}
+		return nil, insideError(name, k)
+	}
+	if err := cmp.Or(ctx.Err(), w.root.Context.Err()); err != nil && commit {
+		err = fmt.Errorf("sqlreq: commit on key %q: %w", k, err)
+		_ = s.fail(err)
+		return nil, err
+	}
+	err := p.end(commit)
+	if err != nil {
+		w.mu.Lock()
+		w.commitFailed = w.commitFailed || commit
+		w.failLocked(s, err)
+		w.mu.Unlock()
+	}
+	return w.hooksOf(p), err
+}
+
+// used returns the use of k in the unit of ctx, nil if there was none yet.
+func (k Key) used(ctx context.Context) (*scope, *use, error) {
+	s := scopeOf(ctx)
+	if s == nil {
+		return nil, nil, ErrNoRegistry
+	}
+	if s.over() {
+		return nil, nil, ErrFinished
+	}
+	_, b, err := k.find(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.work.mu.Lock()
+	defer s.work.mu.Unlock()
+	if l := s.work.ledger; l != nil {
+		for _, u := range l.uses {
+			if u.binding == b {
+				return s, u, nil
+			}
+		}
+	}
+	return s, nil, nil
+}
+
+// savepoint is a Savepoint under way.
+type savepoint struct {
+	pool  *pool
+	outer *savepoint // in the same transaction
+	name  string
+	gone  bool       // rolled back
+	moved bool       // released: what it had belongs to outer
+	ctx   *savepoint // the innermost one of any pool in the context around
+}
+
+type savepointKey struct{}
+
+// pointOf returns the innermost savepoint of p that ctx is inside of.
+func (p *pool) pointOf(ctx context.Context) *savepoint {
+	sp, _ := ctx.Value(savepointKey{}).(*savepoint)
+	for sp != nil && sp.pool != p {
+		sp = sp.ctx
+	}
+	return sp
+}
+
+func insideError(what string, k Key) error {
+	return fmt.Errorf("sqlreq: %s inside a Savepoint of key %q; return from its function first", what, k)
+}
+
+// Savepoint runs fn inside of a savepoint of the transaction of [DefaultKey],
+// begun if there is none: an error or a panic of fn rolls back what fn did, and
+// nothing else, also if ctx has ended. The error of fn is returned. Savepoints
+// nest by the context that fn is given; one begun with another context than that
+// of the innermost open one is an error. It takes no second connection.
+//
+// If going back fails, the request can only roll back. With drivers for
+// PostgreSQL and MySQL rows must be closed before a savepoint is begun or ends.
+func Savepoint(ctx context.Context, fn func(context.Context) error) error {
+	return DefaultKey.Savepoint(ctx, fn)
+}
+
+// Savepoint is the function [Savepoint] for another database.
+func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) error {
+	o, err := k.begin(ctx, nil, false)
+	if err != nil {
+		return err
+	}
+	sp, err := o.save(ctx, k)
+	if err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			_ = sp.back(k)
+		}
+	}()
+	err = fn(context.WithValue(ctx, savepointKey{}, sp))
+	returned = true
+	if err != nil {
+		if e := sp.back(k); e != nil {
+			return errors.Join(err, e)
+		}
+		return err
+	}
+	return sp.release(k)
+}
+
+// exec runs a statement about sp through the gate, whether or not a context has ended.
+func (p *pool) exec(ctx context.Context, query string) error {
+	_, err := p.tx.ExecContext(ctx, query)
+	if errors.Is(err, sql.ErrTxDone) {
+		return endedError(p.by.binding.Key)
+	}
+	return err
+}
+
+func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
+	p, w := o.pool, o.pool.work
+	if err := w.pass(ctx, &p.gate); err != nil {
+		return nil, err
+	}
+	defer w.leave(&p.gate)
+	w.mu.Lock()
+	sp := &savepoint{pool: p, outer: p.point}
+	sp.ctx, _ = ctx.Value(savepointKey{}).(*savepoint)
+	inside, tx := p.pointOf(ctx), p.tx
+	p.names++
+	sp.name = fmt.Sprintf("sqlreq_%d", p.names)
+	if p.outer != nil {
+		sp.name = fmt.Sprintf("%s_%d", p.name, p.names)
+	}
+	w.mu.Unlock()
+	switch {
+	case tx != o.tx:
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q: the transaction was ended meanwhile by another goroutine", k)
+	case inside != sp.outer:
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", k)
+	}
+	late := ctx.Err() != nil
+	if err := p.exec(ctx, "SAVEPOINT "+sp.name); err != nil {
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", k, o.note(ctx, k, late, err))
+	}
+	w.mu.Lock()
+	p.point = sp
+	w.mu.Unlock()
+	return sp, nil
+}
+
+// leave ends sp by a statement; what comes of its hooks is up to settle.
+func (sp *savepoint) leave(query string, settle func(error) error) error {
+	p, w := sp.pool, sp.pool.work
+	if err := w.pass(context.Background(), &p.gate); err != nil {
+		return err // the unit has ended, and the savepoint with it
+	}
+	defer w.leave(&p.gate)
+	if p.point != sp {
+		return errors.New("sqlreq: a Savepoint inside of this one has not returned yet")
+	}
+	err := p.exec(context.Background(), query)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p.point = sp.outer
+	return settle(err)
+}
+
+func (sp *savepoint) release(k Key) error {
+	p := sp.pool
+	p.work.mu.Lock()
+	broken := p.broken
+	p.work.mu.Unlock()
+	if broken != nil {
+		return sp.back(k)
+	}
+	failed := false
+	err := sp.leave("RELEASE SAVEPOINT "+sp.name, func(err error) error {
+		if err != nil {
+			failed = true
+			p.point = sp // it is still there, to go back to
+			return err
+		}
+		sp.moved = true
+		return nil
+	})
+	if !failed {
+		return err
+	}
+	return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", k, err), sp.back(k))
+}
+
+// back rolls back to sp. A transaction that may have been ended by the server is
+// known to be alive when that succeeds.
+func (sp *savepoint) back(k Key) error {
+	p := sp.pool
+	return sp.leave("ROLLBACK TO SAVEPOINT "+sp.name, func(err error) error {
+		sp.gone = true
+		p.work.dropHooks(sp)
+		if err != nil {
+			err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", k, err)
+			p.broken = err
+			return err
+		}
+		p.broken = nil
+		return nil
+	})
+}
+
+// hook is a function to be run after the end of a transaction.
+type hook struct {
+	use    *use
+	point  *savepoint
+	commit bool
+	scope  *scope
+	fn     func(context.Context)
+}
+
+// AfterCommit registers fn to be run once after the COMMIT of the transaction of
+// [DefaultKey], before the response is released, in the order of registration:
+// for what must not happen for work that the database does not have. After a
+// rollback, and after a COMMIT of unknown outcome, it is dropped. With no
+// transaction begun, the end of the request decides as it would have for one.
+// Inside a [Savepoint] that is rolled back it is dropped too.
+//
+// fn gets ctx with its values, but without its cancellation. The transaction's
+// functions return [ErrFinished] in it; [Registry.Do] works. A panic is logged
+// with its stack, and changes nothing.
+func AfterCommit(ctx context.Context, fn func(context.Context)) error {
+	return DefaultKey.AfterCommit(ctx, fn)
+}
+
+// AfterCommit is the function [AfterCommit] for another database.
+func (k Key) AfterCommit(ctx context.Context, fn func(context.Context)) error {
+	return k.after(ctx, true, fn)
+}
+
+// AfterRollback is [AfterCommit] for a rollback. It runs for each failed attempt.
+func AfterRollback(ctx context.Context, fn func(context.Context)) error {
+	return DefaultKey.AfterRollback(ctx, fn)
+}
+
+// AfterRollback is the function [AfterRollback] for another database.
+func (k Key) AfterRollback(ctx context.Context, fn func(context.Context)) error {
+	return k.after(ctx, false, fn)
+}
+
+// after is s for a function that must not use the transactions any more.
+func (s *scope) after(ctx context.Context) *scope {
+	return &scope{Context: ctx, outer: s, door: s.door, work: s.work, req: s.req, hook: true}
+}
+
+func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) error {
+	if fn == nil {
+		return fmt.Errorf("sqlreq: key %q: the function of a hook is nil", k)
+	}
+	s := scopeOf(ctx)
+	if s == nil {
+		return ErrNoRegistry
+	}
+	if s.over() {
+		return ErrFinished
+	}
+	c, b, err := k.find(s)
+	if err != nil {
+		return err
+	}
+	w := s.work
+	u, err := w.useOf(c, b)
+	if err != nil {
+		return err
+	}
+	after := s.after(context.WithoutCancel(ctx))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.finished {
+		return ErrFinished
+	}
+	h := hook{use: u, commit: commit, scope: after, fn: fn}
+	if u.pool != nil {
+		h.point = u.pool.pointOf(ctx)
+		for h.point != nil && h.point.moved {
+			h.point = h.point.outer
+		}
+		if h.point != nil && h.point.gone {
+			return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", k)
+		}
+	}
+	w.ledger.hooks = append(w.ledger.hooks, h)
+	return nil
+}
+
+// dropHooks forgets the hooks registered inside of sp. The caller holds the lock.
+func (w *work) dropHooks(sp *savepoint) {
+	w.ledger.hooks = slices.DeleteFunc(w.ledger.hooks, func(h hook) bool {
+		for p := h.point; p != nil; p = p.outer {
+			if p == sp {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// hooksOf takes the hooks of a pool whose transaction has just ended.
+func (w *work) hooksOf(p *pool) (hooks []hook) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ledger.hooks = slices.DeleteFunc(w.ledger.hooks, func(h hook) bool {
+		if h.use.pool != p {
+			return false
+		}
+		hooks = append(hooks, h)
+		return true
+	})
+	return hooks
+}
+
+// run runs h if it is for that end of the transaction.
+func (h hook) run(fate Outcome) {
+	want := RolledBack
+	if h.commit {
+		want = Committed
+	}
+	if fate == want {
+		h.use.binding.reg.protect(h.scope.req, "a hook", func() { h.fn(h.scope) })
+	}
+}
+
+// protect runs a function of the program that must not harm the request.
+func (reg *Registry) protect(r *http.Request, what string, fn func()) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		attrs := []any{"panic", v, "stack", string(debug.Stack())}
+		if r != nil {
+			attrs = append(attrs, "method", r.Method, "path", r.URL.Path)
+		}
+		reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
+	}()
+	fn()
+}
