@@ -1,106 +1,118 @@
 package sqlreq_test
 
 import (
-	"context"
 	"database/sql"
-	"fmt"
+	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"strings"
 	"testing"
 
-	_ "github.com/DATA-DOG/go-sqlmock"
 	"github.com/sqlreq/sqlreq"
 	_ "modernc.org/sqlite"
 )
 
-type nullWriter struct{ h http.Header }
+// main is the key of most tests.
+const main = sqlreq.DefaultKey
 
-func (n *nullWriter) Header() http.Header         { return n.h }
-func (n *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
-func (n *nullWriter) WriteHeader(int)             {}
+// schema has a table for work, and one whose constraint fails at COMMIT only.
+const schema = `
+CREATE TABLE work (id INTEGER PRIMARY KEY, note TEXT NOT NULL DEFAULT '');
+CREATE TABLE parent (id INTEGER PRIMARY KEY);
+CREATE TABLE child (parent INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED);`
 
-func TestSmoke(t *testing.T) {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "x.db")+"?_pragma=foreign_keys(1)")
+const (
+	insertWork = `INSERT INTO work (note) VALUES ('x')`
+	// breakCommit is accepted, and makes COMMIT fail with SQLITE_CONSTRAINT_FOREIGNKEY (787).
+	breakCommit = `INSERT INTO child (parent) VALUES (404)`
+)
+
+// openDB returns a new SQLite file with the schema.
+func openDB(t testing.TB) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.ToSlash(filepath.Join(t.TempDir(), "test.db"))+
+		"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)")
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.Exec(`create table a(id integer primary key); create table b(a int references a(id) deferrable initially deferred)`)
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
+	t.Cleanup(func() { db.Close() })
+	if _, err := db.Exec(schema); err != nil {
 		t.Fatal(err)
 	}
-	h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/ok" {
-			if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), "insert into a default values"); err != nil {
-				t.Error(err)
-			}
-		} else if r.URL.Path == "/bad" {
-			if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), "insert into b values(77)"); err != nil {
-				t.Error(err)
-			}
-		}
-		w.Header().Set("X-A", "1")
-		w.WriteHeader(201)
-		io.WriteString(w, strings.Repeat("x", 1024))
-	}))
-	srv := httptest.NewServer(h)
-	defer srv.Close()
-	for _, p := range []string{"/ok", "/bad", "/"} {
-		res, err := http.Get(srv.URL + p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(res.Body)
-		fmt.Println(p, res.Status, res.Header, len(b))
-	}
-	fmt.Println(db.Stats().InUse)
-	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-A", "1")
-		w.WriteHeader(201)
-		w.Write(make([]byte, 1024))
-	})
-	req := httptest.NewRequest("GET", "/", nil)
-	nw := &nullWriter{http.Header{}}
-	fmt.Println(testing.AllocsPerRun(1000, func() { bare.ServeHTTP(nw, req) }))
-	m := reg.Middleware(bare)
-	fmt.Println(testing.AllocsPerRun(1000, func() { m.ServeHTTP(nw, req) }))
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	req = req.WithContext(ctx)
-	hand := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tx, err := db.BeginTx(r.Context(), nil)
-		if err != nil {
-			t.Error(err)
-		}
-		tx.ExecContext(r.Context(), "insert into a default values")
-		tx.Commit()
-		w.WriteHeader(201)
-	})
-	fmt.Println(testing.AllocsPerRun(300, func() { hand.ServeHTTP(nw, req) }))
-	ours := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tx, err := sqlreq.Tx(r.Context())
-		if err != nil {
-			t.Error(err)
-		}
-		tx.ExecContext(r.Context(), "insert into a default values")
-		w.WriteHeader(201)
-	}))
-	fmt.Println(testing.AllocsPerRun(300, func() { ours.ServeHTTP(nw, req) }))
-	res := testing.Benchmark(func(b *testing.B) {
-		b.ReportAllocs()
-		for range b.N {
-			m.ServeHTTP(nw, req)
-		}
-	})
-	fmt.Println(res, res.MemString())
-	res = testing.Benchmark(func(b *testing.B) {
-		b.ReportAllocs()
-		for range b.N {
-			bare.ServeHTTP(nw, req)
-		}
-	})
-	fmt.Println(res, res.MemString())
+	return db
 }
+
+// newRegistry returns a registry whose log is thrown away.
+func newRegistry(t testing.TB, bindings ...sqlreq.Binding) *sqlreq.Registry {
+	t.Helper()
+	reg, err := sqlreq.New(bindings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.Logger = slog.New(slog.DiscardHandler)
+	return reg
+}
+
+// count returns the rows of a table.
+func count(t testing.TB, db *sql.DB, table string) int {
+	t.Helper()
+	var n int
+	if err := db.QueryRow("SELECT count(*) FROM " + table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// serve starts h on a real TCP connection, with panics of handlers not logged.
+func serve(t testing.TB, h http.Handler) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// get returns the status and the body of a GET; the error is that of a broken transfer.
+func get(t testing.TB, url string) (status int, body string, err error) {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), err
+}
+
+func TestG1FailedCommitIsNoSuccess(t *testing.T) {
+	db := openDB(t)
+	reg := newRegistry(t, sqlreq.Binding{DB: db})
+	srv := serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := main.ExecContext(r.Context(), breakCommit); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("X-Secret", "1")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, "created")
+	})))
+	res, err := http.Get(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if res.StatusCode != 500 || string(body) != "Internal Server Error\n" || err != nil || res.Header.Get("X-Secret") != "" {
+		t.Errorf("got %d %q %v %v, want a bare 500", res.StatusCode, body, err, res.Header)
+	}
+	if n := count(t, db, "child"); n != 0 {
+		t.Errorf("%d rows stayed", n)
+	}
+	if n := db.Stats().InUse; n != 0 {
+		t.Errorf("%d connections in use", n)
+	}
+}
+
+var errTest = errors.New("test")
