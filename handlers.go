@@ -35,11 +35,14 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
-	// In a Do there is nobody else to answer.
-	if s != nil && s.fail(err) == nil && s.work.exchange != nil {
-		return
+	logger := slog.Default()
+	if s != nil {
+		if s.fail(err) == nil && s.work.exchange != nil {
+			return
+		}
+		logger = s.door.reg.logger() // in a Do, or after the end: nobody else answers
 	}
-	answer(w, r, slog.Default(), 1, err)
+	answer(w, r, logger, 1, err)
 }
 
 // TxFunc is an [http.Handler] that is handed the transaction of [DefaultKey];

@@ -129,7 +129,7 @@ var (
 	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
 	ErrFinished error = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
 	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx.
-	ErrTxEnded error = errors.New("sqlreq: the transaction was ended through *sql.Tx")
+	ErrTxEnded error = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
 )
 
 // because returns an error with a text of its own that is also one of the above.
@@ -146,7 +146,7 @@ func (r *reason) Error() string { return r.text }
 func (r *reason) Unwrap() error { return r.is }
 
 func endedError(k Key) error {
-	return because(ErrTxEnded, "sqlreq: key %q: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early", k)
+	return because(ErrTxEnded, "sqlreq: key %q: %s", k, strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
 }
 
 // CommitError is a COMMIT that did not succeed.
@@ -395,20 +395,16 @@ func (reg *Registry) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// logFailure logs the error of a request (of a Do, if r is nil). A client that
-// has gone is nobody's fault.
+// logFailure logs the error of a request. A client that has gone is nobody's
+// fault, a COMMIT that failed is somebody's all the same.
 func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
-	ctx, level := context.Background(), slog.LevelError
-	attrs := make([]slog.Attr, 0, 5)
-	if r != nil {
-		ctx = r.Context()
-		if errors.Is(ctx.Err(), context.Canceled) {
-			level = slog.LevelDebug
-		}
-		attrs = append(attrs, slog.String("method", r.Method), slog.String("path", r.URL.Path))
+	ctx, level := r.Context(), slog.LevelError
+	if c := (*CommitError)(nil); errors.Is(ctx.Err(), context.Canceled) && !errors.As(err, &c) {
+		level = slog.LevelDebug
 	}
-	attrs = append(attrs, slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
-	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed", attrs...)
+	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
+		slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
 }
 
 // keyOf returns the key that err is about, or else the first one used.
@@ -723,6 +719,7 @@ type pool struct {
 	outer *sql.Tx // Binding.Tx
 	gate  gate    // whoever begins, ends or nests the transaction is through it
 
+	life   values             // of the first transaction
 	cancel context.CancelFunc // ends a BEGIN that is under way; nil otherwise
 
 	tx     *sql.Tx // nil when none is open
@@ -742,6 +739,14 @@ type pool struct {
 	wait  time.Duration // for the Event
 	began time.Time
 }
+
+// values is context.WithoutCancel as a part of something else, for the sake of
+// one allocation.
+type values struct{ context.Context }
+
+func (*values) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (*values) Done() <-chan struct{}       { return nil }
+func (*values) Err() error                  { return nil }
 
 // gate lets one goroutine through at a time, without a lock being held
 // meanwhile. work.mu guards it.
@@ -1003,7 +1008,13 @@ func (p *pool) begin(ctx context.Context, b *binding) error {
 	// database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
 	// of a driver without SessionResetter, and pgx reports commits that happened as
 	// cancelled. So ctx ends the context below only while there is something to wait for.
-	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var life context.Context = &p.life
+	if p.life.Context == nil {
+		p.life.Context = ctx
+	} else { // a driver may have kept it
+		life = context.WithoutCancel(ctx)
+	}
+	wait, cancel := context.WithCancel(life)
 	w.mu.Lock()
 	if w.finished {
 		w.mu.Unlock()
@@ -1182,8 +1193,8 @@ func (w *work) end(commit bool) {
 			}
 		}
 	}
-	gone := w.root.Context.Err()
-	if commit && gone != nil {
+	commit = commit && w.err == nil
+	if gone := w.root.Context.Err(); commit && gone != nil {
 		commit = false
 		if len(open) > 0 {
 			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
@@ -1293,7 +1304,7 @@ func (p *pool) end(commit bool) error {
 	outcome, err := RolledBack, error(nil)
 	if commit {
 		outcome, err = p.commit()
-	} else if p.rollback() == sql.ErrTxDone {
+	} else if errors.Is(p.rollback(), sql.ErrTxDone) {
 		outcome, err = Ended, endedError(p.by.binding.Key)
 	}
 
@@ -1304,8 +1315,7 @@ func (p *pool) end(commit bool) error {
 		event.Err = w.err
 	}
 	p.tx, p.point, p.broken, p.fate = nil, nil, nil, outcome
-	var c *CommitError
-	unknown := outcome == Ended || errors.As(err, &c) && c.Ambiguous
+	unknown := outcome == Ended || isAmbiguous(err)
 	if unknown {
 		p.fate = 0
 	} else if outcome == CommitFailed {
@@ -1331,6 +1341,14 @@ func (p *pool) end(commit bool) error {
 	return err
 }
 
+func isAmbiguous(err error) bool {
+	if err == nil {
+		return false // without the allocation of errors.As
+	}
+	var c *CommitError
+	return errors.As(err, &c) && c.Ambiguous
+}
+
 // now is the time if somebody wants to know it.
 func (reg *Registry) now() time.Time {
 	if reg.Observe == nil {
@@ -1345,25 +1363,25 @@ func (p *pool) commit() (Outcome, error) {
 	p.work.mu.Lock()
 	broken, point := p.broken, p.point
 	p.work.mu.Unlock()
+	if p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable {
+		// Nothing is persisted through it, also on a driver that ignores the flag.
+		// PostgreSQL counts the reads of a serializable one only at COMMIT.
+		switch err := p.rollback(); {
+		case errors.Is(err, sql.ErrTxDone):
+			return Ended, endedError(key)
+		case err != nil || broken != nil:
+			return RolledBack, nil // what was read was read
+		}
+		return Committed, nil
+	}
 	if point != nil && broken == nil {
 		broken = errors.New("a savepoint is still open")
 	}
 	if broken != nil {
-		if p.rollback() == sql.ErrTxDone {
+		if errors.Is(p.rollback(), sql.ErrTxDone) {
 			return Ended, endedError(key)
 		}
 		return RolledBack, fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", key, broken)
-	}
-	if p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable {
-		// Nothing is persisted through it, also on a driver that ignores the flag.
-		// PostgreSQL counts the reads of a serializable one only at COMMIT.
-		switch err := p.rollback(); err {
-		case nil:
-			return Committed, nil
-		case sql.ErrTxDone:
-			return Ended, endedError(key)
-		}
-		return RolledBack, nil // what was read was read
 	}
 	if p.guard {
 		switch _, err := p.tx.ExecContext(context.Background(), "RELEASE SAVEPOINT sqlreq_guard"); {
@@ -1617,7 +1635,7 @@ func (sp *savepoint) release(k Key) error {
 	broken := p.broken
 	p.work.mu.Unlock()
 	if broken != nil {
-		return sp.back(k)
+		return errors.Join(fmt.Errorf("sqlreq: a savepoint on key %q is rolled back, an error may have ended the transaction: %w", k, broken), sp.back(k))
 	}
 	failed := false
 	err := sp.leave("RELEASE SAVEPOINT "+sp.name, func(err error) error {

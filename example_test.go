@@ -1,0 +1,571 @@
+package sqlreq_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+
+	"github.com/sqlreq/sqlreq"
+	_ "modernc.org/sqlite"
+)
+
+// open returns a database in memory with a table of notes.
+func open() *sql.DB {
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		log.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // each connection to :memory: is a database of its own
+	if _, err := db.Exec(`CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)`); err != nil {
+		log.Fatal(err)
+	}
+	return db
+}
+
+// call prints what a client of h is told.
+func call(h http.Handler, method, target, body string) {
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, httptest.NewRequest(method, target, strings.NewReader(body)))
+	line := fmt.Sprint(method, " ", target, " -> ", rec.Code, " ", rec.Header().Get("Location"), rec.Body.String())
+	fmt.Println(strings.TrimSpace(line))
+}
+
+// notes prints how many notes there are.
+func notes(db *sql.DB) {
+	var n int
+	if err := db.QueryRow(`SELECT count(*) FROM notes`).Scan(&n); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("notes:", n)
+}
+
+// One line around a mux gives every request its transaction: begun by the
+// first use, committed before the response is complete, rolled back by a status
+// of 400 or more.
+func Example() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /notes", func(w http.ResponseWriter, r *http.Request) {
+		tx, err := sqlreq.Tx(r.Context())
+		if err != nil {
+			http.Error(w, "no database", http.StatusServiceUnavailable)
+			return
+		}
+		text := r.FormValue("text")
+		if _, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
+			http.Error(w, "not saved", http.StatusInternalServerError)
+			return
+		}
+		if text == "" {
+			http.Error(w, "a note needs a text", http.StatusUnprocessableEntity) // rolls back
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprint(w, "saved")
+	})
+	h := reg.Middleware(mux)
+
+	call(h, "POST", "/notes?text=milk", "")
+	call(h, "POST", "/notes?text=", "")
+	notes(db)
+	// Output:
+	// POST /notes?text=milk -> 201 saved
+	// POST /notes?text= -> 422 a note needs a text
+	// notes: 1
+}
+
+// Queries is what sqlc generates; bun and gorm take such a connection too.
+type Queries struct{ db DBTX }
+
+// DBTX is satisfied by *sql.DB, by *sql.Tx, and by a sqlreq.Key.
+type DBTX interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+	PrepareContext(context.Context, string) (*sql.Stmt, error)
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}
+
+func (q *Queries) AddNote(ctx context.Context, text string) error {
+	_, err := q.db.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text)
+	return err
+}
+
+func (q *Queries) CountNotes(ctx context.Context) (n int, err error) {
+	err = q.db.QueryRowContext(ctx, `SELECT count(*) FROM notes`).Scan(&n)
+	return n, err
+}
+
+// A Key is a connection for generated queries, made once: in each request they
+// run in that request's transaction.
+func ExampleKey() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	queries := &Queries{db: sqlreq.DefaultKey}
+
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if err := queries.AddNote(r.Context(), "milk"); err != nil {
+			return err
+		}
+		n, err := queries.CountNotes(r.Context())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%d note", n)
+		return nil
+	}))
+	call(h, "POST", "/", "")
+	// Output:
+	// POST / -> 200 1 note
+}
+
+// With is a decorator of single handlers. It opens a key that is bound OnDemand.
+func ExampleRegistry_With() {
+	db, reports := open(), open()
+	defer db.Close()
+	defer reports.Close()
+	reg, err := sqlreq.New(
+		sqlreq.Binding{DB: db},
+		sqlreq.Binding{Key: "reports", DB: reports, OnDemand: true},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	show := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := sqlreq.Key("reports").Tx(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprint(w, "reports")
+	})
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /open", reg.With("reports")(show))
+	mux.Handle("GET /closed", show)
+	h := reg.Middleware(mux)
+	call(h, "GET", "/open", "")
+	call(h, "GET", "/closed", "")
+	// Output:
+	// GET /open -> 200 reports
+	// GET /closed -> 500 sqlreq: key "reports" is bound OnDemand; open it with With("reports") (open here: "main")
+}
+
+// Several databases have a key each. All transactions of a request are
+// committed, or rolled back, together.
+func ExampleNew() {
+	users, orders := open(), open()
+	defer users.Close()
+	defer orders.Close()
+	const Users, Orders = sqlreq.Key("users"), sqlreq.Key("orders")
+	reg, err := sqlreq.New(
+		sqlreq.Binding{Key: Users, DB: users},
+		sqlreq.Binding{Key: Orders, DB: orders},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		ctx := r.Context()
+		if _, err := Users.ExecContext(ctx, `INSERT INTO notes (text) VALUES ('user')`); err != nil {
+			return err
+		}
+		_, err := Orders.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, r.URL.Query().Get("order"))
+		if err != nil {
+			return err
+		}
+		if r.URL.Query().Get("order") == "" {
+			return sqlreq.Errorf(http.StatusBadRequest, "no order")
+		}
+		return nil
+	}))
+	call(h, "POST", "/?order=tea", "")
+	call(h, "POST", "/?order=", "")
+	notes(users)
+	notes(orders)
+
+	_, err = sqlreq.New(sqlreq.Binding{Key: Users}, sqlreq.Binding{Key: Users, DB: users})
+	fmt.Println(err)
+	// Output:
+	// POST /?order=tea -> 200
+	// POST /?order= -> 500 Internal Server Error
+	// notes: 1
+	// notes: 1
+	// sqlreq: key "users" has no database (binding 0); set one of DB, Route and Tx
+	// sqlreq: key "users" is bound twice (binding 1); give each database a key of its own
+}
+
+// A handler that returns an error rolls back. The client gets the status of the
+// error, never its text.
+func ExampleHandlerFunc() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		var text string
+		err := sqlreq.DefaultKey.QueryRowContext(r.Context(), `SELECT text FROM notes WHERE id = 1`).Scan(&text)
+		if errors.Is(err, sql.ErrNoRows) {
+			return sqlreq.Errorf(http.StatusNotFound, "note 1: %w", err)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(w, text)
+		return err
+	}))
+	call(h, "GET", "/", "")
+	// Output:
+	// GET / -> 404 Not Found
+}
+
+// A TxFunc is handed the transaction.
+func ExampleTxFunc() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	add := sqlreq.TxFunc(func(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
+		_, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.FormValue("text"))
+		if err != nil {
+			return err
+		}
+		http.Redirect(w, r, "/notes", http.StatusSeeOther)
+		return nil
+	})
+	call(reg.Middleware(add), "POST", "/notes?text=milk", "")
+	notes(db)
+	// Output:
+	// POST /notes?text=milk -> 303 /notes
+	// notes: 1
+}
+
+// NoteView answers by method.
+type NoteView struct{}
+
+func (NoteView) Get(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprint(w, "all notes")
+}
+
+func (NoteView) Post(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
+	_, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`)
+	return err
+}
+
+// A View has a method for each request method, of any of the three shapes.
+func ExampleView() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.View(NoteView{}))
+	call(h, "GET", "/", "")
+	call(h, "POST", "/", "")
+	call(h, "DELETE", "/", "")
+	notes(db)
+	// Output:
+	// GET / -> 200 all notes
+	// POST / -> 200
+	// DELETE / -> 405 Method Not Allowed
+	// notes: 1
+}
+
+// An application under another has a registry, and a prefix, of its own.
+func ExampleRegistry_Mount() {
+	db, adminDB := open(), open()
+	defer db.Close()
+	defer adminDB.Close()
+	site, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	admin, err := sqlreq.New(sqlreq.Binding{Key: "admin", DB: adminDB})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	adminMux := http.NewServeMux()
+	adminMux.HandleFunc("GET /users", func(w http.ResponseWriter, r *http.Request) {
+		_, inner := sqlreq.Key("admin").Tx(r.Context())
+		_, outer := sqlreq.Tx(r.Context()) // found outward
+		fmt.Fprintf(w, "%v %v, next: %s/users?page=2", inner, outer, sqlreq.Prefix(r.Context()))
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/admin/", admin.Mount("/admin", adminMux))
+	h := site.Middleware(mux)
+	call(h, "GET", "/admin/users", "")
+	// Output:
+	// GET /admin/users -> 200 <nil> <nil>, next: /admin/users?page=2
+}
+
+// Do is a unit of work of its own: what it commits survives the rollback of the
+// request around it. It uses a second database, for it takes a second connection.
+func ExampleRegistry_Do() {
+	db, audit := open(), open()
+	defer db.Close()
+	defer audit.Close()
+	reg, err := sqlreq.New(
+		sqlreq.Binding{DB: db},
+		sqlreq.Binding{Key: "audit", DB: audit, OnDemand: true},
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		err := reg.Do(r.Context(), func(ctx context.Context) error {
+			_, err := sqlreq.Key("audit").ExecContext(ctx, `INSERT INTO notes (text) VALUES ('somebody tried')`)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('secret')`); err != nil {
+			return err
+		}
+		return sqlreq.Errorf(http.StatusForbidden, "not allowed")
+	}))
+	call(h, "POST", "/", "")
+	notes(db)
+	notes(audit)
+	// Output:
+	// POST / -> 403 Forbidden
+	// notes: 0
+	// notes: 1
+}
+
+// Read-only transactions for the methods that only read: nothing is persisted
+// through one, not even on SQLite, which knows no such transactions.
+func ExampleReadOnlySafeMethods() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db, TxOptions: sqlreq.ReadOnlySafeMethods})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.Method)
+		return err
+	}))
+	call(h, "GET", "/", "")
+	call(h, "POST", "/", "")
+	notes(db)
+	// Output:
+	// GET / -> 200
+	// POST / -> 200
+	// notes: 1
+}
+
+// A pool for each tenant, chosen by the request.
+func ExampleBinding_route() {
+	tenants := map[string]*sql.DB{"a.example": open(), "b.example": open()}
+	reg, err := sqlreq.New(sqlreq.Binding{
+		Route: func(ctx context.Context, r *http.Request) (*sql.DB, error) {
+			if db := tenants[r.Host]; db != nil {
+				return db, nil
+			}
+			return nil, sqlreq.Errorf(http.StatusNotFound, "no tenant %q", r.Host)
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`)
+		return err
+	}))
+	call(h, "POST", "http://a.example/", "")
+	call(h, "POST", "http://c.example/", "")
+	notes(tenants["a.example"])
+	notes(tenants["b.example"])
+	// Output:
+	// POST http://a.example/ -> 200
+	// POST http://c.example/ -> 404 Not Found
+	// notes: 1
+	// notes: 0
+}
+
+// A part of the work may fail without the whole.
+func ExampleSavepoint() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		for _, text := range []string{"milk", "milk", "tea"} {
+			err := sqlreq.Savepoint(r.Context(), func(ctx context.Context) error {
+				_, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text)
+				return err
+			})
+			fmt.Fprintf(w, "%s: %t. ", text, err == nil)
+		}
+		return nil
+	}))
+	call(h, "POST", "/", "")
+	notes(db)
+	// Output:
+	// POST / -> 200 milk: true. milk: false. tea: true.
+	// notes: 2
+}
+
+// Side effects outside of the database wait for COMMIT.
+func ExampleAfterCommit() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		text := r.URL.Query().Get("text")
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
+			return sqlreq.Errorf(http.StatusConflict, "add %q: %w", text, err)
+		}
+		return sqlreq.AfterCommit(r.Context(), func(ctx context.Context) {
+			fmt.Println("mail about", text)
+		})
+	}))
+	call(h, "POST", "/?text=milk", "")
+	call(h, "POST", "/?text=milk", "")
+	// Output:
+	// mail about milk
+	// POST /?text=milk -> 200
+	// POST /?text=milk -> 409 Conflict
+}
+
+// conflict is an error as pgx reports a serialization failure.
+type conflict struct{}
+
+func (conflict) Error() string    { return "could not serialize access" }
+func (conflict) SQLState() string { return "40001" }
+
+// With Retry a request that met a conflict runs again, and the client knows nothing.
+func ExampleRetry() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	reg.Retry = sqlreq.Retry{Attempts: 3}
+	runs := 0
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		body, err := io.ReadAll(r.Body) // each attempt has its own view of the same body
+		if err != nil {
+			return err
+		}
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, body); err != nil {
+			return err
+		}
+		if runs++; runs == 1 {
+			return conflict{} // what a statement would have returned
+		}
+		fmt.Fprintf(w, "saved %s in run %d", body, runs)
+		return nil
+	}))
+	call(h, "POST", "/", "milk")
+	notes(db)
+	// Output:
+	// POST / -> 200 saved milk in run 2
+	// notes: 1
+}
+
+// A test gives the application an open transaction, and leaves nothing behind.
+func ExampleBinding_test() {
+	db := open()
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		log.Fatal(err)
+	}
+	reg, err := sqlreq.New(sqlreq.Binding{Tx: tx}) // DB: db in production
+	if err != nil {
+		log.Fatal(err)
+	}
+	app := reg.Middleware(sqlreq.View(NoteView{}))
+
+	call(app, "POST", "/", "")
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM notes`).Scan(&n); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("notes in the test:", n)
+	if err := tx.Rollback(); err != nil {
+		log.Fatal(err)
+	}
+	notes(db)
+	// Output:
+	// POST / -> 200
+	// notes in the test: 1
+	// notes: 0
+}
+
+// What became of the transactions, for metrics.
+func ExampleEvent() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	reg.Observe = func(ctx context.Context, e sqlreq.Event) {
+		fmt.Println(e.Key, e.Outcome, "attempt", e.Attempt, "waited", e.Wait >= 0)
+	}
+	h := reg.Middleware(sqlreq.View(NoteView{}))
+	call(h, "POST", "/", "")
+	call(h, "POST", "/", "") // the text is taken
+	call(h, "GET", "/", "")  // asks for nothing
+	// Output:
+	// main Committed attempt 1 waited true
+	// POST / -> 200
+	// main RolledBack attempt 1 waited true
+	// POST / -> 500 Internal Server Error
+	// GET / -> 200 all notes
+}
+
+// An explicit Commit lets the handler go on without a transaction open: values
+// stay valid, and the next use begins a new one.
+func ExampleCommit() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`); err != nil {
+			return err
+		}
+		if err := sqlreq.Commit(r.Context()); err != nil {
+			return err
+		}
+		// Something slow, and then something that fails.
+		return sqlreq.Errorf(http.StatusBadGateway, "the other service is down")
+	}))
+	call(h, "POST", "/", "")
+	notes(db)
+	// Output:
+	// POST / -> 502 Bad Gateway
+	// notes: 1
+}
