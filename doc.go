@@ -1,2 +1,110 @@
-// Package sqlreq gives every net/http request its own database/sql transaction.
+// Package sqlreq gives every net/http request its own database/sql transaction:
+// begun when the handler first asks for it, committed before the response is
+// complete, rolled back when anything goes wrong.
+//
+//	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+//	…
+//	http.ListenAndServe("localhost:8080", reg.Middleware(mux))
+//
+// In a handler, and anywhere below it that has the request's context, [Tx] is the
+// transaction, and a [Key] is a connection that generated queries, bun and gorm
+// can be handed once and for all. A request that asks for nothing begins nothing.
+//
+// # The life of a request
+//
+// The response is held, up to Registry.HoldLimit bytes, while the handler runs.
+// When the outermost handler has returned, the request commits, unless one of
+// these says no: a panic, runtime.Goexit, an error returned by a [HandlerFunc] or
+// given to [Fail], a status of 400 or more (or Registry.CommitIf), a failed
+// [Commit], a transaction ended through *sql.Tx, a request's context that has
+// ended. Then the connection goes back to the pool, the functions of
+// [AfterCommit] or [AfterRollback] run, and only then the response is sent: a slow
+// client holds no connection, and no client is told of work that the database does not
+// have. If COMMIT fails, the client gets an error response with none of the handler's
+// headers.
+//
+// A response larger than HoldLimit, or flushed, streams, and open rows go on
+// yielding while it does. It cannot complete before COMMIT: the last byte of a
+// declared length is kept back, and a stream that fails is aborted, so that the
+// client sees a broken transfer. For that the write deadline of the connection
+// is put in the past and the middleware panics with http.ErrAbortHandler; the
+// end of an HTTP/1.0 response without a length is a reset.
+//
+// One request has one outcome, and one transaction for each pool, however many
+// middlewares, decorators, mounted applications and keys take part.
+//
+// # What goes outside of Middleware
+//
+// Middlewares that look at the response or add to it: logs, metrics, CORS,
+// sessions, compression, request IDs. Inside, a status is not final. A middleware
+// inside that recovers panics is fine. Handlers that answer while another
+// goroutine still works (http.TimeoutHandler) may be on either side.
+//
+// The writer handed to a handler does what net/http's does, by
+// http.ResponseController and by the old interfaces, but for http.Pusher. It has no
+// Unwrap: that would be a way around the held response. http.MaxBytesReader
+// tells net/http by an unexported method to close the connection; sqlreq sends
+// "Connection: close" with every 413 of an HTTP/1 request instead.
+//
+// # Transactions
+//
+// The wait for a connection and the BEGIN end with the caller's context and with
+// the request's; the transaction's own life is bound to no context, and a COMMIT
+// that was sent is seen through. What ends it is the end of the handler,
+// [Commit], [Rollback] and Hijack, nothing else. Use statements with the request's
+// context: they notice a client that has gone.
+//
+// Close rows before an explicit Commit: open ones end early on every driver, and only
+// rows.Err() tells. Rows scanned into sql.RawBytes and left open block any end of
+// the transaction for ever, which database/sql does (Tx.Commit waits for them).
+//
+// A read-only transaction ends with ROLLBACK, so that nothing is persisted through
+// one, also where the driver ignores the flag (SQLite); with
+// sql.LevelSerializable it ends with COMMIT, without which PostgreSQL would not
+// count its reads.
+//
+// Some databases end a transaction by themselves: MariaDB and MySQL on a deadlock
+// or on DDL, SQLite on an interrupted or failed statement. What follows commits by
+// itself while *sql.Tx looks healthy. Statements run through a Key are watched:
+// after an error that may have ended the transaction no further one runs, and the
+// request can only roll back (or go back to a [Savepoint]). Not seen are errors that
+// come later, out of rows.Next or a prepared statement, constraint errors under
+// OR ROLLBACK, and statements run on *sql.Tx. For those there is Binding.Guard.
+//
+// # Several databases
+//
+// The commits are adjacent, in the order of the BEGINs. There is no two-phase
+// commit: if one fails, the rest are rolled back, and [CommitError].Committed
+// names those that are committed for good. CommitError.Ambiguous says that the
+// server's answer never came, so that the work may be there; no hook runs then,
+// and nothing is retried.
+//
+// # Retries
+//
+// With Registry.Retry a request that failed on a conflict runs again, invisibly to
+// the client, until a byte has left or something is committed. A retry repeats
+// everything the handler does, also what it does outside of the database: put such
+// effects into [AfterCommit], or exclude the route by Retry.When. Without a retry,
+// or when the attempts are used up, a conflict is answered with 503 and
+// Retry-After.
+//
+// # Do
+//
+// [Registry.Do] is a unit of work without a request. Inside of one it is
+// independent, and takes a second connection: with a pool of one, or as a second
+// writer on one SQLite file, it waits until its context ends. Use a second
+// database for what must survive a rollback.
+//
+// # Settings worth knowing
+//
+// Memory is bounded by requests × (HoldLimit + Retry.BodyLimit). Set ReadTimeout and
+// WriteTimeout on the server: a handler that reads a body with a transaction open
+// holds a connection as long as the client takes ([TxFunc] reads small ones
+// before); where ReadTimeout passes while a handler runs, net/http cancels the
+// request's context, and the request rolls back. For SQLite use a busy_timeout and, for
+// requests that write, _txlock=immediate, or Retry.
+//
+// A custom ErrorHandler does its own logging of what it answers. The 405 and
+// OPTIONS answers of a [View] are written by the view, not by the ErrorHandler.
+// An error answer by http.Error in a plain handler stands as it is.
 package sqlreq
