@@ -23,6 +23,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
+	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
 // Registry holds the databases of an application by key, and what happens to
@@ -732,9 +733,9 @@ type pool struct {
 	point  *savepoint // the innermost open one
 	broken error      // the server may have ended the transaction: only a rollback is left
 
-	fate Outcome // how its last transaction ended; 0 if nobody knows
-	nest chan struct{}
-	free func() // gives the turn at outer back
+	fate Outcome   // how its last transaction ended; 0 if nobody knows
+	nest turn.Turn // for Binding.Tx: of what nests in this transaction
+	free func()    // for Binding.Tx: gives the turn at outer back
 
 	wait  time.Duration // for the Event
 	began time.Time
@@ -1086,71 +1087,37 @@ func (p *pool) beginOuter(ctx context.Context) (*sql.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.name = fmt.Sprintf("sqlreq_tx_%d", turns.names.Add(1))
+	p.name = fmt.Sprintf("sqlreq_tx_%d", outerNames.Add(1))
 	if _, err := p.outer.ExecContext(ctx, "SAVEPOINT "+p.name); err != nil {
 		free()
 		return nil, err
 	}
-	p.free, p.nest = free, make(chan struct{}, 1)
+	p.free, p.nest = free, turn.New()
 	return p.outer, nil
 }
 
 // turns makes the units of work that share a test's transaction wait for each
 // other, whatever registry they came by.
-var turns struct {
-	sync.Mutex
-	of    map[*sql.Tx]*turn
-	names atomic.Int64 // of savepoints: unique for a transaction whoever uses it
-}
+var turns turn.Table[*sql.Tx]
 
-type turn struct {
-	taken chan struct{}
-	users int // holding it or waiting; guarded by turns
-}
+// outerNames numbers the savepoints of tests' transactions: a name is used once
+// in a transaction, whoever uses it.
+var outerNames atomic.Int64
 
 // takeTurn waits for the turn at p.outer and returns how to give it back. A Do
 // in a unit that has it nests there.
 func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
 	for w := p.work.parent; w != nil; w = w.parent {
 		if nest := w.nestOf(p.outer); nest != nil {
-			select {
-			case nest <- struct{}{}:
-				return func() { <-nest }, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+			return nest.Take(ctx)
 		}
 	}
-	turns.Lock()
-	if turns.of == nil {
-		turns.of = make(map[*sql.Tx]*turn)
-	}
-	t := turns.of[p.outer]
-	if t == nil {
-		t = &turn{taken: make(chan struct{}, 1)}
-		turns.of[p.outer] = t
-	}
-	t.users++
-	turns.Unlock()
-	leave := func() {
-		turns.Lock()
-		defer turns.Unlock()
-		if t.users--; t.users == 0 {
-			delete(turns.of, p.outer)
-		}
-	}
-	select {
-	case t.taken <- struct{}{}:
-		return func() { <-t.taken; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
+	return turns.Take(ctx, p.outer)
 }
 
-// nestOf returns the gate for what nests in the unit's transaction in tx, nil
+// nestOf returns the turn for what nests in the unit's transaction in tx, nil
 // if it has none open.
-func (w *work) nestOf(tx *sql.Tx) chan struct{} {
+func (w *work) nestOf(tx *sql.Tx) turn.Turn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ledger != nil {
@@ -1421,8 +1388,8 @@ func (p *pool) rollback() error {
 // nothing more is committed. Close rows before: open ones end early, which only
 // rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
 //
-// Inside a [Savepoint] it is an error, as is a context that has ended. Once COMMIT
-// was sent no context can make a committed transaction look like a failed one.
+// Inside a [Savepoint] it is an error, as it is when a context has ended or the
+// request has failed already. Once COMMIT was sent no context can make a committed transaction look like a failed one.
 func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
 
 // Commit is the function [Commit] for another database.
@@ -1467,8 +1434,8 @@ func (p *pool) endNow(ctx context.Context, s *scope, k Key, commit bool) ([]hook
 		}
 		return nil, insideError(name, k)
 	}
-	if err := cmp.Or(ctx.Err(), w.root.Context.Err()); err != nil && commit {
-		err = fmt.Errorf("sqlreq: commit on key %q: %w", k, err)
+	if err := cmp.Or(ctx.Err(), w.root.Context.Err(), w.failure()); err != nil && commit {
+		err = fmt.Errorf("sqlreq: commit on key %q refused: %w", k, err)
 		_ = s.fail(err)
 		return nil, err
 	}

@@ -695,15 +695,16 @@ func (w *Writer) Abort() {
 	w.kept = false
 	w.mu.Unlock()
 	rc := http.NewResponseController(w.rw)
-	if closes {
-		// The end of the connection would be the end of the response: only a
-		// reset tells the client that something is missing.
+	// Where the end of the connection is the end of the response, only a reset
+	// tells the client that something is missing. A middleware outside without
+	// Unwrap may hide SetWriteDeadline, but not Hijack.
+	if closes || rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
 		if conn, _, err := rc.Hijack(); err == nil {
 			reset(conn)
 			return
 		}
+		_ = rc.SetWriteDeadline(time.Unix(1, 0))
 	}
-	_ = rc.SetWriteDeadline(time.Unix(1, 0))
 }
 
 func reset(conn net.Conn) {
