@@ -280,7 +280,9 @@ func (x *exchange) init(d *door, outer *scope, w http.ResponseWriter, r *http.Re
 func (x *exchange) serve(next http.Handler, w http.ResponseWriter, r *http.Request, t *tries) (again bool) {
 	over := false
 	defer func() {
-		copyBack(r, x.scope.req)
+		if !again { // the next attempt gets the request as it arrived
+			copyBack(r, x.scope.req)
+		}
 		if !over {
 			x.unwind()
 		}
@@ -330,8 +332,7 @@ func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (ag
 	w.end(w.failure() == nil && w.wantsCommit(state.Status, x.SentHeader))
 	err := w.failure()
 	if t != nil && state.Held && t.again(w, state.Status, err) {
-		x.Reset()
-		x.Close()
+		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
 		if f := x.scope.req.MultipartForm; f != nil && r.MultipartForm == nil {
 			_ = f.RemoveAll()
 			x.scope.req.MultipartForm = nil
@@ -736,6 +737,7 @@ type pool struct {
 	fate Outcome   // how its last transaction ended; 0 if nobody knows
 	nest turn.Turn // for Binding.Tx: of what nests in this transaction
 	free func()    // for Binding.Tx: gives the turn at outer back
+	late bool      // begun when its context had ended: database/sql rolls it back too
 
 	wait  time.Duration // for the Event
 	began time.Time
@@ -1056,7 +1058,9 @@ func (p *pool) begin(ctx context.Context, b *binding) error {
 		}
 		if err != nil { // too late: nobody else would end it
 			w.mu.Unlock()
-			_ = p.end(false)
+			p.late = true
+			_ = p.end(false, nil)
+			p.late = false
 			w.mu.Lock()
 		}
 	}
@@ -1180,40 +1184,49 @@ func (w *work) end(commit bool) {
 	w.ledger.hooks = nil
 	w.mu.Unlock()
 	for _, h := range hooks {
-		fate := RolledBack
+		h.fate = RolledBack
 		if commit {
-			fate = Committed
+			h.fate = Committed
 		}
 		if p := h.use.pool; p != nil && slices.Contains(open, p) {
-			fate = p.fate
+			h.fate = p.fate
 		}
-		h.run(fate)
+		h.run()
 	}
 }
 
 // endPools ends the open transactions in order, until one fails: the rest are
 // rolled back then. It returns whether all went as asked.
 func (w *work) endPools(open []*pool, commit bool) bool {
+	if len(open) > 1 && commit {
+		// One that cannot commit any more is better known before the first does.
+		for _, p := range open {
+			if err := p.lost(); err != nil {
+				w.failed(p.by.scope, err)
+				commit = false
+			}
+		}
+	}
 	var committed []Key
 	for _, p := range open {
-		err := p.end(commit)
-		if err == nil {
-			if commit && !p.opts.ReadOnly && len(open) > 1 {
-				committed = append(committed, p.by.binding.Key)
-			}
-			continue
+		if err := p.end(commit, committed); err != nil {
+			w.failed(p.by.scope, err)
+			commit = false
+		} else if commit && !p.opts.ReadOnly && len(open) > 1 {
+			committed = append(committed, p.by.binding.Key)
 		}
-		var c *CommitError
-		if errors.As(err, &c) && c.Key == p.by.binding.Key {
-			c.Committed = committed
-		}
-		w.mu.Lock()
-		w.commitFailed = w.commitFailed || commit
-		w.failLocked(p.by.scope, err)
-		w.mu.Unlock()
-		commit = false
 	}
 	return commit
+}
+
+// failed notes that a transaction did not end as asked.
+func (w *work) failed(s *scope, err error) {
+	var c *CommitError
+	tried := errors.As(err, &c)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.commitFailed = w.commitFailed || tried
+	w.failLocked(s, err)
 }
 
 // endOpen commits, or rolls back, what is open, and lets the unit go on: before a Hijack.
@@ -1236,17 +1249,17 @@ func (w *work) endOpen(commit bool) error {
 	if err != nil {
 		return err
 	}
-	ended, err := w.endThrough(pools, commit)
-	for _, p := range ended {
-		for _, h := range w.hooksOf(p) {
-			h.run(p.fate)
-		}
+	hooks, err := w.endThrough(pools, commit)
+	for _, h := range hooks {
+		h.run()
 	}
 	return err
 }
 
-// endThrough goes through the gates of pools and ends what is open on them.
-func (w *work) endThrough(pools []*pool, commit bool) (open []*pool, err error) {
+// endThrough goes through the gates of pools and ends what is open on them. The
+// hooks are to be run outside of the gates.
+func (w *work) endThrough(pools []*pool, commit bool) (hooks []hook, err error) {
+	var open []*pool
 	for _, p := range pools {
 		if err := w.pass(w.root.Context, &p.gate); err != nil {
 			return nil, err
@@ -1260,18 +1273,22 @@ func (w *work) endThrough(pools []*pool, commit bool) (open []*pool, err error) 
 	if ok := w.endPools(open, commit); !ok && commit {
 		err = w.failure()
 	}
-	return open, err
+	for _, p := range open {
+		hooks = append(hooks, w.hooksOf(p)...)
+	}
+	return hooks, err
 }
 
 // end commits the open transaction of p, or rolls it back. Nobody else can be
 // at it: the caller is through the gate, or the unit is finished.
-func (p *pool) end(commit bool) error {
+// committed are the keys that were committed with it.
+func (p *pool) end(commit bool, committed []Key) error {
 	reg := p.by.binding.reg
 	asked := reg.now()
 	outcome, err := RolledBack, error(nil)
 	if commit {
-		outcome, err = p.commit()
-	} else if errors.Is(p.rollback(), sql.ErrTxDone) {
+		outcome, err = p.commit(committed)
+	} else if errors.Is(p.rollback(), sql.ErrTxDone) && !p.late {
 		outcome, err = Ended, endedError(p.by.binding.Key)
 	}
 
@@ -1288,7 +1305,7 @@ func (p *pool) end(commit bool) error {
 	} else if outcome == CommitFailed {
 		p.fate = RolledBack
 	}
-	wrote := outcome == Committed && !(p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable)
+	wrote := outcome == Committed && !p.readOnly()
 	w.mu.Unlock()
 	if wrote || unknown {
 		for u := w; u != nil; u = u.parent {
@@ -1325,14 +1342,13 @@ func (reg *Registry) now() time.Time {
 }
 
 // commit ends the transaction well, if that is still possible.
-func (p *pool) commit() (Outcome, error) {
+func (p *pool) commit(committed []Key) (Outcome, error) {
 	key := p.by.binding.Key
-	p.work.mu.Lock()
-	broken, point := p.broken, p.point
-	p.work.mu.Unlock()
-	if p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable {
+	if p.readOnly() {
 		// Nothing is persisted through it, also on a driver that ignores the flag.
-		// PostgreSQL counts the reads of a serializable one only at COMMIT.
+		p.work.mu.Lock()
+		broken := p.broken
+		p.work.mu.Unlock()
 		switch err := p.rollback(); {
 		case errors.Is(err, sql.ErrTxDone):
 			return Ended, endedError(key)
@@ -1341,14 +1357,11 @@ func (p *pool) commit() (Outcome, error) {
 		}
 		return Committed, nil
 	}
-	if point != nil && broken == nil {
-		broken = errors.New("a savepoint is still open")
-	}
-	if broken != nil {
+	if err := p.doomed(); err != nil {
 		if errors.Is(p.rollback(), sql.ErrTxDone) {
 			return Ended, endedError(key)
 		}
-		return RolledBack, fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", key, broken)
+		return RolledBack, err
 	}
 	if p.guard {
 		switch _, err := p.tx.ExecContext(context.Background(), "RELEASE SAVEPOINT sqlreq_guard"); {
@@ -1356,7 +1369,7 @@ func (p *pool) commit() (Outcome, error) {
 			return Ended, endedError(key)
 		case err != nil:
 			_ = p.tx.Rollback()
-			return CommitFailed, &CommitError{Key: key, Ambiguous: true, Err: fmt.Errorf("the transaction was ended by the server before COMMIT: %w", err)}
+			return CommitFailed, &CommitError{Key: key, Committed: committed, Ambiguous: true, Err: fmt.Errorf("the transaction was ended by the server before COMMIT: %w", err)}
 		}
 	}
 	var err error
@@ -1371,7 +1384,38 @@ func (p *pool) commit() (Outcome, error) {
 	case errors.Is(err, sql.ErrTxDone):
 		return Ended, endedError(key)
 	}
-	return CommitFailed, &CommitError{Key: key, Ambiguous: !sqlerr.Answered(err), Err: err}
+	return CommitFailed, &CommitError{Key: key, Committed: committed, Ambiguous: !sqlerr.Answered(err), Err: err}
+}
+
+// readOnly reports whether the transaction ends with ROLLBACK in any case.
+// PostgreSQL counts the reads of a serializable one only at COMMIT.
+func (p *pool) readOnly() bool {
+	return p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable
+}
+
+// doomed returns the reason why only a rollback is left.
+func (p *pool) doomed() error {
+	p.work.mu.Lock()
+	defer p.work.mu.Unlock()
+	switch {
+	case p.broken != nil:
+		return fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", p.by.binding.Key, p.broken)
+	case p.point != nil:
+		return fmt.Errorf("sqlreq: key %q: a Savepoint is still open, the transaction was rolled back", p.by.binding.Key)
+	}
+	return nil
+}
+
+// lost returns the reason why the transaction cannot be committed any more, as
+// far as that is known without a word to the driver.
+func (p *pool) lost() error {
+	if p.outer == nil && ended(p.tx) {
+		return endedError(p.by.binding.Key)
+	}
+	if p.readOnly() {
+		return nil
+	}
+	return p.doomed()
 }
 
 func (p *pool) rollback() error {
@@ -1405,20 +1449,43 @@ func Rollback(ctx context.Context) error { return DefaultKey.Rollback(ctx) }
 func (k Key) Rollback(ctx context.Context) error { return k.endNow(ctx, false) }
 
 func (k Key) endNow(ctx context.Context, commit bool) error {
-	s, u, err := k.used(ctx)
-	if err != nil || u == nil || u.pool == nil {
+	s := scopeOf(ctx)
+	if s == nil {
+		return ErrNoRegistry
+	}
+	if s.over() {
+		return ErrFinished
+	}
+	c, b, err := k.find(s)
+	if err != nil {
 		return err
 	}
-	w, p := s.work, u.pool
+	w := s.work
+	if !w.hasBegun() {
+		return nil
+	}
+	// Another key may have begun on the same pool.
+	u, err := w.resolve(ctx, c, b, false)
+	if err != nil {
+		return err
+	}
+	p := u.pool
 	if err := w.pass(ctx, &p.gate); err != nil {
 		return err
 	}
 	hooks, err := p.endNow(ctx, s, k, commit)
 	w.leave(&p.gate)
 	for _, h := range hooks {
-		h.run(p.fate)
+		h.run()
 	}
 	return err
+}
+
+// hasBegun reports whether any transaction was begun in the unit.
+func (w *work) hasBegun() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ledger != nil && len(w.ledger.pools) > 0
 }
 
 // endNow is through the gate; the hooks it returns are to be run outside of it.
@@ -1439,39 +1506,11 @@ func (p *pool) endNow(ctx context.Context, s *scope, k Key, commit bool) ([]hook
 		_ = s.fail(err)
 		return nil, err
 	}
-	err := p.end(commit)
+	err := p.end(commit, nil)
 	if err != nil {
-		w.mu.Lock()
-		w.commitFailed = w.commitFailed || commit
-		w.failLocked(s, err)
-		w.mu.Unlock()
+		w.failed(s, err)
 	}
 	return w.hooksOf(p), err
-}
-
-// used returns the use of k in the unit of ctx, nil if there was none yet.
-func (k Key) used(ctx context.Context) (*scope, *use, error) {
-	s := scopeOf(ctx)
-	if s == nil {
-		return nil, nil, ErrNoRegistry
-	}
-	if s.over() {
-		return nil, nil, ErrFinished
-	}
-	_, b, err := k.find(s)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.work.mu.Lock()
-	defer s.work.mu.Unlock()
-	if l := s.work.ledger; l != nil {
-		for _, u := range l.uses {
-			if u.binding == b {
-				return s, u, nil
-			}
-		}
-	}
-	return s, nil, nil
 }
 
 // savepoint is a Savepoint under way.
@@ -1644,6 +1683,7 @@ type hook struct {
 	commit bool
 	scope  *scope
 	fn     func(context.Context)
+	fate   Outcome // of its transaction; 0 if nobody knows
 }
 
 // AfterCommit registers fn to be run once after the COMMIT of the transaction of
@@ -1732,7 +1772,8 @@ func (w *work) dropHooks(sp *savepoint) {
 	})
 }
 
-// hooksOf takes the hooks of a pool whose transaction has just ended.
+// hooksOf takes the hooks of a pool whose transaction has just ended. The caller
+// is still through the gate.
 func (w *work) hooksOf(p *pool) (hooks []hook) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -1740,19 +1781,20 @@ func (w *work) hooksOf(p *pool) (hooks []hook) {
 		if h.use.pool != p {
 			return false
 		}
+		h.fate = p.fate
 		hooks = append(hooks, h)
 		return true
 	})
 	return hooks
 }
 
-// run runs h if it is for that end of the transaction.
-func (h hook) run(fate Outcome) {
+// run runs h if it is for the end that its transaction took.
+func (h hook) run() {
 	want := RolledBack
 	if h.commit {
 		want = Committed
 	}
-	if fate == want {
+	if h.fate == want {
 		h.use.binding.reg.protect(h.scope.req, "a hook", func() { h.fn(h.scope) })
 	}
 }

@@ -80,3 +80,20 @@ func replace(dst, src http.Header) {
 		dst[k] = append([]string(nil), v...)
 	}
 }
+
+// change makes those changes to h that lead from s to later, and no others: a
+// writer outside may have changed h too.
+func (s *snapshot) change(h, later http.Header) {
+	before := make(http.Header, len(s.keys))
+	for i, k := range s.keys {
+		before[k] = s.values(i)
+		if _, ok := later[k]; !ok {
+			delete(h, k)
+		}
+	}
+	for k, v := range later {
+		if was, ok := before[k]; !ok || !slices.Equal(was, v) {
+			h[k] = append([]string(nil), v...)
+		}
+	}
+}

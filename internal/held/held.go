@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -66,6 +67,8 @@ type Writer struct {
 	private  bool
 	dropBody bool
 	kept     bool // last holds the last byte of a declared length
+	flushed  bool // a Flush waits: for a GET the header would be out
+	copied   bool // by ReadFrom, so much that net/http would have chunked it
 	last     byte
 }
 
@@ -127,6 +130,9 @@ func (w *Writer) headerLocked() http.Header {
 		if len(w.header) > 0 {
 			w.base = take(w.header)
 		}
+		if w.status != 0 && w.phase == holding {
+			w.sent = take(w.header) // nobody can have changed it since WriteHeader
+		}
 	}
 	return w.header
 }
@@ -134,10 +140,6 @@ func (w *Writer) headerLocked() http.Header {
 // WriteHeader sets the status, once; a later one of 400 or more replaces what
 // is held. 1xx ones (but for 101, which is final) are sent at once.
 func (w *Writer) WriteHeader(status int) {
-	// net/http panics for these in WriteHeader; held back, the panic would come after COMMIT.
-	if status < 100 || status > 999 {
-		panic(fmt.Sprintf("invalid WriteHeader code %v", status))
-	}
 	w.mu.Lock()
 	if w.phase != holding {
 		if w.phase == passing && w.rewrite != nil && w.rewrite(status, w.rw.Header()) {
@@ -148,6 +150,13 @@ func (w *Writer) WriteHeader(status int) {
 		return
 	}
 	defer w.mu.Unlock()
+	if status < 100 || status > 999 {
+		if w.status == 0 && !w.sealed {
+			// net/http panics in WriteHeader; held back, the panic would come after COMMIT.
+			panic(fmt.Sprintf("invalid WriteHeader code %v", status))
+		}
+		return
+	}
 	switch {
 	case w.sealed:
 	case status < 200 && status != http.StatusSwitchingProtocols:
@@ -169,12 +178,12 @@ func (w *Writer) WriteHeader(status int) {
 }
 
 func (w *Writer) setStatus(status int) {
-	w.status, w.length = uint16(status), -1
 	if status == http.StatusRequestEntityTooLarge && w.req.ProtoMajor == 1 {
 		// http.MaxBytesReader tells net/http's own writer to close the connection
 		// by a method that cannot be written outside of net/http.
 		w.headerLocked().Set("Connection", "close")
 	}
+	w.status, w.length = uint16(status), -1
 	h := w.header
 	if h == nil {
 		return
@@ -191,6 +200,7 @@ func (w *Writer) setStatus(status int) {
 			w.length = n
 		}
 	}
+	w.sent.free()
 	w.sent = take(h)
 }
 
@@ -274,7 +284,7 @@ func (w *Writer) hold(p []byte, s string, n int) bool {
 		return true
 	case w.req.Method == http.MethodHead:
 		// Counted for the length and kept as far as the type is sniffed from it.
-		if n = min(n, sniffLen-have); n == 0 {
+		if n = min(n, sniffLen-have); n == 0 || w.flushed {
 			return true
 		}
 		if p != nil {
@@ -322,11 +332,10 @@ func (w *Writer) sendHeaderLocked() {
 	case w.sent.equal(w.header):
 		w.rw.WriteHeader(int(w.status))
 	default:
-		later := take(w.header)
+		later := w.header.Clone()
 		w.sent.restore(w.header)
 		w.rw.WriteHeader(int(w.status))
-		later.restore(w.header)
-		later.free()
+		w.sent.change(w.header, later)
 	}
 }
 
@@ -360,10 +369,12 @@ func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
 		w.mu.Unlock()
 		m, err := io.Copy(writerOnly{w}, io.LimitReader(src, hold))
 		n += m
+		w.mu.Lock()
+		w.copied = w.copied || n >= sniffLen
 		if err != nil || m < hold {
+			w.mu.Unlock()
 			return n, err
 		}
-		w.mu.Lock()
 	}
 	switch w.phase {
 	case passing:
@@ -474,6 +485,7 @@ func (w *Writer) FlushError() error {
 			w.setStatus(int(w.implicit))
 		}
 		if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
+			w.flushed = true
 			w.mu.Unlock()
 			return nil
 		}
@@ -486,18 +498,38 @@ func (w *Writer) FlushError() error {
 	return http.NewResponseController(w.rw).Flush()
 }
 
+// answerable returns an error if the handler has returned, but its response is
+// not over, or is that of another attempt.
+func (w *Writer) answerable() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sealed && w.phase != passing {
+		return ErrReturned
+	}
+	return nil
+}
+
 // SetReadDeadline is that of http.ResponseController.
 func (w *Writer) SetReadDeadline(t time.Time) error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
 	return http.NewResponseController(w.rw).SetReadDeadline(t)
 }
 
 // SetWriteDeadline is that of http.ResponseController.
 func (w *Writer) SetWriteDeadline(t time.Time) error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
 	return http.NewResponseController(w.rw).SetWriteDeadline(t)
 }
 
 // EnableFullDuplex is that of http.ResponseController.
 func (w *Writer) EnableFullDuplex() error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
 	return http.NewResponseController(w.rw).EnableFullDuplex()
 }
 
@@ -531,6 +563,10 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 		return nil, nil, err
 	}
 	w.mu.Lock()
+	if w.sealed {
+		w.mu.Unlock()
+		return nil, nil, ErrReturned
+	}
 	if w.phase == holding && w.status != 0 {
 		if err := w.startLocked(); err != nil {
 			w.mu.Unlock()
@@ -645,37 +681,50 @@ func (w *Writer) Release() {
 		return
 	}
 	if w.private {
-		replace(w.rw.Header(), w.header) // for the trailers
+		w.sent.change(w.rw.Header(), w.header) // for the trailers
 	}
 }
 
 func (w *Writer) releaseHeldLocked() {
-	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > sniffLen && w.length < 0 {
+	sniffed := int64(0)
+	if w.buf != nil {
+		sniffed = int64(len(w.buf.b))
+	}
+	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > sniffed && w.length < 0 {
 		w.tellLength()
 	}
+	chunk := w.copied && w.laterTrailers()
 	_ = w.startLocked()
+	if chunk {
+		w.mu.Unlock()
+		_ = http.NewResponseController(w.rw).Flush()
+		w.mu.Lock()
+	}
+}
+
+// laterTrailers reports whether there are trailers that were not declared
+// before WriteHeader: net/http sends them only with a chunked body.
+func (w *Writer) laterTrailers() bool {
+	for k := range w.header {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // tellLength declares what was counted: of the body of a HEAD only the first
 // bytes reach net/http, which would take them for all.
 func (w *Writer) tellLength() {
-	h := w.header
-	if h != nil && h.Get("Trailer") != "" {
-		return
-	}
-	if w.sent == nil {
-		h = w.headerLocked()
-		h.Set("Content-Length", strconv.FormatInt(w.written, 10))
-		w.sent = take(h)
-		return
-	}
+	w.headerLocked()
 	w.sent.keys = append(w.sent.keys, "Content-Length")
 	w.sent.vals = append(w.sent.vals, strconv.FormatInt(w.written, 10))
 	w.sent.ends = append(w.sent.ends, len(w.sent.vals))
 }
 
 // Reset drops what is held and takes the handler's headers back, so that an
-// error can be answered. It is for a held response only.
+// error can be answered, or another attempt begin: until Close w refuses
+// everything. It is for a held response only.
 func (w *Writer) Reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
