@@ -42,6 +42,9 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		logger = s.door.reg.logger() // in a Do, or after the end: nobody else answers
 	}
+	if r.Context().Err() != nil {
+		err = &unavailable{err}
+	}
 	answer(w, r, logger, 1, err)
 }
 
@@ -177,14 +180,22 @@ type StatusError struct {
 
 // Error returns the text of Err, or of the code if there is none.
 func (e *StatusError) Error() string {
-	if e.Err == nil {
+	switch {
+	case e == nil:
+		return "<nil>"
+	case e.Err == nil:
 		return statusText(e.Code)
 	}
 	return e.Err.Error()
 }
 
 // Unwrap returns Err.
-func (e *StatusError) Unwrap() error { return e.Err }
+func (e *StatusError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // Errorf returns a [*StatusError] with an error made as [fmt.Errorf] does, %w
 // included. The text is for the log: the default answer is that of the code.
@@ -202,15 +213,8 @@ func StatusCode(err error) int {
 	if err == nil {
 		return http.StatusOK
 	}
-	for e := err; e != nil; {
-		var status *StatusError
-		if !errors.As(e, &status) || status == nil {
-			break
-		}
-		if status.Code >= 400 && status.Code <= 599 {
-			return status.Code
-		}
-		e = status.Err
+	if code := statusIn(err); code != 0 {
+		return code
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -220,6 +224,27 @@ func StatusCode(err error) int {
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError
+}
+
+// statusIn returns the first valid code of a *StatusError in the tree of err, 0
+// if there is none.
+func statusIn(err error) int {
+	if s, ok := err.(*StatusError); ok && s != nil && s.Code >= 400 && s.Code <= 599 {
+		return s.Code
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return statusIn(inner)
+		}
+	case interface{ Unwrap() []error }:
+		for _, inner := range e.Unwrap() {
+			if code := statusIn(inner); code != 0 {
+				return code
+			}
+		}
+	}
+	return 0
 }
 
 // unavailable marks an error as one that another try, a little later, may not meet.

@@ -272,12 +272,9 @@ func Tx(ctx context.Context) (*sql.Tx, error) { return DefaultKey.Tx(ctx) }
 
 // Tx is the function [Tx] for another database.
 func (k Key) Tx(ctx context.Context) (*sql.Tx, error) {
-	o, err := k.begin(ctx, nil, false)
+	o, err := k.begin(ctx, forCaller, nil)
 	if err != nil {
 		return nil, err
-	}
-	if !o.fresh && ended(o.tx) {
-		return nil, endedError(k)
 	}
 	return o.tx, nil
 }
@@ -290,7 +287,7 @@ func BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
 
 // BeginTx is the function [BeginTx] for another database.
 func (k Key) BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
-	o, err := k.begin(ctx, opts, true)
+	o, err := k.begin(ctx, withOptions, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -327,75 +324,65 @@ func (k Key) DB(ctx context.Context) (*sql.DB, error) {
 
 // ExecContext runs a statement in the request's transaction, as [sql.Tx.ExecContext] does.
 func (k Key) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	o, err := k.begin(ctx, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	late := ctx.Err() != nil
-	res, err := o.tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return nil, o.note(ctx, k, late, err)
-	}
-	return res, nil
+	return run(ctx, k, func(tx *sql.Tx) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) })
 }
 
 // PrepareContext prepares a statement in the request's transaction, as
 // [sql.Tx.PrepareContext] does. It is closed with the transaction. What its own
 // methods return is not seen by sqlreq.
 func (k Key) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	o, err := k.begin(ctx, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	late := ctx.Err() != nil
-	stmt, err := o.tx.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, o.note(ctx, k, late, err)
-	}
-	return stmt, nil
+	return run(ctx, k, func(tx *sql.Tx) (*sql.Stmt, error) { return tx.PrepareContext(ctx, query) })
 }
 
 // QueryContext runs a query in the request's transaction, as
 // [sql.Tx.QueryContext] does. Close the rows before an explicit [Commit] or a
 // [Savepoint].
 func (k Key) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	o, err := k.begin(ctx, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	late := ctx.Err() != nil
-	rows, err := o.tx.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, o.note(ctx, k, late, err)
-	}
-	return rows, nil
+	return run(ctx, k, func(tx *sql.Tx) (*sql.Rows, error) { return tx.QueryContext(ctx, query, args...) })
 }
 
 // QueryRowContext runs a query for one row in the request's transaction, as
 // [sql.Tx.QueryRowContext] does. If the transaction cannot be begun, Scan
 // returns the error.
 func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	o, err := k.begin(ctx, nil, false)
+	row, err := run(ctx, k, func(tx *sql.Tx) (*sql.Row, error) {
+		row := tx.QueryRowContext(ctx, query, args...)
+		return row, row.Err()
+	})
 	if err != nil {
 		return errorRow(err)
-	}
-	late := ctx.Err() != nil
-	row := o.tx.QueryRowContext(ctx, query, args...)
-	if err := row.Err(); err != nil {
-		if noted := o.note(ctx, k, late, err); noted != err {
-			return errorRow(noted)
-		}
 	}
 	return row
 }
 
-// note remembers what an error of a statement says about the transaction, and
-// returns the error for the caller. late is whether the context had ended before
-// the statement, which then never ran.
-func (o open) note(ctx context.Context, k Key, late bool, err error) error {
-	if errors.Is(err, sql.ErrTxDone) {
-		return endedError(k)
+// run runs a statement, and remembers what its error says about the transaction.
+func run[T any](ctx context.Context, k Key, statement func(*sql.Tx) (T, error)) (T, error) {
+	for {
+		o, err := k.begin(ctx, forStatement, nil)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		late := ctx.Err() != nil // it will not run then
+		result, err := statement(o.tx)
+		if err == nil {
+			return result, nil
+		}
+		var none T
+		if !errors.Is(err, sql.ErrTxDone) {
+			return none, o.note(ctx, late, err)
+		}
+		// It did not run. If another goroutine has ended the transaction by Commit
+		// or Rollback meanwhile, this is the next use, which begins a new one.
+		if err := o.gone(ctx, k); err != nil {
+			return none, err
+		}
 	}
+}
+
+// note remembers what an error of a statement says about the transaction, and
+// returns it. late is whether the context had ended before the statement.
+func (o open) note(ctx context.Context, late bool, err error) error {
 	w := o.pool.work
 	w.meet(err)
 	w.mu.Lock()
@@ -404,6 +391,19 @@ func (o open) note(ctx context.Context, k Key, late bool, err error) error {
 		o.pool.broken = err
 	}
 	return err
+}
+
+// gone returns nil if the transaction, which is done, was ended by sqlreq.
+func (o open) gone(ctx context.Context, k Key) error {
+	w := o.pool.work
+	if err := w.pass(ctx, &o.pool.gate); err != nil {
+		return w.beginFailed(ctx, k, err)
+	}
+	defer w.leave(&o.pool.gate)
+	if o.pool.tx == o.tx {
+		return endedError(k)
+	}
+	return nil
 }
 
 // failing is a driver.Connector whose only connection is an error.

@@ -160,6 +160,9 @@ type CommitError struct {
 
 // Error names the key, what is committed, and whether the outcome is known.
 func (e *CommitError) Error() string {
+	if e == nil {
+		return "<nil>"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "sqlreq: commit on key %q failed", e.Key)
 	if e.Ambiguous {
@@ -173,7 +176,12 @@ func (e *CommitError) Error() string {
 }
 
 // Unwrap returns the driver's error.
-func (e *CommitError) Unwrap() error { return e.Err }
+func (e *CommitError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // IsRetryable reports whether err, or an error in its chain, is a serialization
 // conflict, a deadlock or a busy database in the shape of one of the common
@@ -817,15 +825,17 @@ func (b *beginError) Unwrap() error { return b.err }
 func (w *work) useOf(c *scope, b *binding) (*use, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ledger != nil {
+		for _, u := range w.ledger.uses {
+			if u.binding == b {
+				return u, nil
+			}
+		}
+	}
 	if w.finished {
 		return nil, ErrFinished
 	}
 	l := w.book()
-	for _, u := range l.uses {
-		if u.binding == b {
-			return u, nil
-		}
-	}
 	u := &l.use0
 	if len(l.uses) > 0 {
 		u = new(use)
@@ -872,6 +882,12 @@ func (w *work) resolve(ctx context.Context, c *scope, b *binding, opts bool) (*u
 	if err != nil || b.Route == nil && (!opts || b.TxOptions == nil) {
 		return u, err
 	}
+	w.mu.Lock()
+	known := u.pool != nil && (!opts || u.opted)
+	w.mu.Unlock()
+	if known {
+		return u, nil
+	}
 	if err := w.pass(ctx, &u.gate); err != nil {
 		return nil, w.beginFailed(ctx, b.Key, err)
 	}
@@ -901,21 +917,30 @@ func (w *work) resolve(ctx context.Context, c *scope, b *binding, opts bool) (*u
 		if o := b.TxOptions(ctx, c.req); o != nil {
 			u.opts = *o
 		}
+		w.mu.Lock()
 		u.opted = true
+		w.mu.Unlock()
 	}
 	return u, nil
 }
 
 // open is a transaction as a use of a key found it.
 type open struct {
-	pool  *pool
-	tx    *sql.Tx
-	fresh bool // begun just now
+	pool *pool
+	tx   *sql.Tx
 }
 
-// begin returns the transaction of k, begun if there is none. With explicit,
-// opts replace those of the binding, and one that is open already is ErrBegun.
-func (k Key) begin(ctx context.Context, opts *sql.TxOptions, explicit bool) (open, error) {
+// purpose is what a transaction is asked for.
+type purpose int
+
+const (
+	forStatement purpose = iota // which tells by its error if the transaction was ended
+	forCaller                   // who gets the *sql.Tx
+	withOptions                 // given ones instead of the binding's: it must be new
+)
+
+// begin returns the transaction of k, begun if there is none.
+func (k Key) begin(ctx context.Context, why purpose, opts *sql.TxOptions) (open, error) {
 	s := scopeOf(ctx)
 	if s == nil {
 		return open{}, ErrNoRegistry
@@ -928,7 +953,7 @@ func (k Key) begin(ctx context.Context, opts *sql.TxOptions, explicit bool) (ope
 		return open{}, err
 	}
 	w := s.work
-	u, err := w.resolve(ctx, c, b, !explicit)
+	u, err := w.resolve(ctx, c, b, why != withOptions)
 	if err != nil {
 		return open{}, err
 	}
@@ -938,10 +963,10 @@ func (k Key) begin(ctx context.Context, opts *sql.TxOptions, explicit bool) (ope
 	}
 	defer w.leave(&p.gate)
 	if p.tx != nil {
-		return open{pool: p, tx: p.tx}, p.shared(k, u, explicit)
+		return open{pool: p, tx: p.tx}, p.shared(k, u, why)
 	}
 	p.by, p.guard, p.opts = u, b.Guard && b.Tx == nil, u.opts
-	if explicit {
+	if why == withOptions {
 		p.opts = sql.TxOptions{}
 		if opts != nil {
 			p.opts = *opts
@@ -950,17 +975,19 @@ func (k Key) begin(ctx context.Context, opts *sql.TxOptions, explicit bool) (ope
 	if err := p.begin(ctx, b); err != nil {
 		return open{}, w.beginFailed(ctx, k, err)
 	}
-	return open{pool: p, tx: p.tx, fresh: true}, nil
+	return open{pool: p, tx: p.tx}, nil
 }
 
 // shared says whether u may use the transaction that is open.
-func (p *pool) shared(k Key, u *use, explicit bool) error {
+func (p *pool) shared(k Key, u *use, why purpose) error {
 	b := u.binding
 	switch {
-	case explicit:
+	case why == withOptions:
 		return because(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", k, p.by.binding.Key)
 	case p.by != u && (p.opts != u.opts || p.guard != (b.Guard && b.Tx == nil)):
 		return because(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", k, p.by.binding.Key)
+	case why == forCaller && ended(p.tx):
+		return endedError(k)
 	}
 	p.work.mu.Lock()
 	defer p.work.mu.Unlock()
@@ -1047,7 +1074,9 @@ func (p *pool) begin(ctx context.Context, b *binding) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err == nil {
+	if err != nil && w.finished {
+		err = ErrFinished // and the wait was cancelled
+	} else if err == nil {
 		p.tx, p.fate, p.broken, p.names = tx, 0, nil, 0
 		w.ledger.begun++
 		p.number = w.ledger.begun
@@ -1207,6 +1236,7 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 			}
 		}
 	}
+	defer abandon(open)
 	var committed []Key
 	for _, p := range open {
 		if err := p.end(commit, committed); err != nil {
@@ -1217,6 +1247,24 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 		}
 	}
 	return commit
+}
+
+// abandon rolls back what is still open when a function of the program, or a
+// driver, did not return.
+func abandon(open []*pool) {
+	for _, p := range open {
+		if p.tx == nil {
+			continue
+		}
+		_ = p.rollback()
+		p.work.mu.Lock()
+		p.tx, p.point, p.fate = nil, nil, 0
+		p.work.mu.Unlock()
+		if p.free != nil {
+			p.free()
+			p.free = nil
+		}
+	}
 }
 
 // failed notes that a transaction did not end as asked.
@@ -1469,12 +1517,7 @@ func (k Key) endNow(ctx context.Context, commit bool) error {
 	if err != nil {
 		return err
 	}
-	p := u.pool
-	if err := w.pass(ctx, &p.gate); err != nil {
-		return err
-	}
-	hooks, err := p.endNow(ctx, s, k, commit)
-	w.leave(&p.gate)
+	hooks, err := u.pool.endNow(ctx, s, k, commit)
 	for _, h := range hooks {
 		h.run()
 	}
@@ -1488,9 +1531,17 @@ func (w *work) hasBegun() bool {
 	return w.ledger != nil && len(w.ledger.pools) > 0
 }
 
-// endNow is through the gate; the hooks it returns are to be run outside of it.
+// endNow goes through the gate; the hooks it returns are to be run outside of it.
 func (p *pool) endNow(ctx context.Context, s *scope, k Key, commit bool) ([]hook, error) {
 	w := p.work
+	if err := w.pass(ctx, &p.gate); err != nil {
+		if commit && err != ErrFinished {
+			err = fmt.Errorf("sqlreq: commit on key %q refused: %w", k, err)
+			_ = s.fail(err)
+		}
+		return nil, err
+	}
+	defer w.leave(&p.gate)
 	if p.tx == nil {
 		return nil, nil
 	}
@@ -1552,7 +1603,7 @@ func Savepoint(ctx context.Context, fn func(context.Context) error) error {
 
 // Savepoint is the function [Savepoint] for another database.
 func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) error {
-	o, err := k.begin(ctx, nil, false)
+	o, err := k.begin(ctx, forCaller, nil)
 	if err != nil {
 		return err
 	}
@@ -1610,7 +1661,7 @@ func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	}
 	late := ctx.Err() != nil
 	if err := p.exec(ctx, "SAVEPOINT "+sp.name); err != nil {
-		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", k, o.note(ctx, k, late, err))
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", k, o.note(ctx, late, err))
 	}
 	w.mu.Lock()
 	p.point = sp

@@ -775,13 +775,14 @@ func (w *Writer) Close() {
 	}
 	w.rewrite, w.dropBody = nil, false
 	w.freeLocked()
+	w.base.free()
+	w.base = nil
 }
 
 func (w *Writer) freeLocked() {
 	w.buf.free()
 	w.sent.free()
-	w.base.free()
-	w.buf, w.sent, w.base = nil, nil, nil
+	w.buf, w.sent = nil, nil
 }
 
 // bodyAllowed is that of net/http (RFC 9110, section 6.4.1).

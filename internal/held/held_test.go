@@ -558,7 +558,11 @@ func TestAfterSealNothingIsAdded(t *testing.T) {
 		_, err := w.WriteString("two")
 		_, err2 := w.ReadFrom(strings.NewReader("two"))
 		_, _, err4 := w.Hijack()
-		for what, err := range map[string]error{"Write": err, "ReadFrom": err2, "Flush": w.FlushError(), "Hijack": err4} {
+		for what, err := range map[string]error{
+			"Write": err, "ReadFrom": err2, "Flush": w.FlushError(), "Hijack": err4,
+			"SetReadDeadline": w.SetReadDeadline(time.Time{}), "SetWriteDeadline": w.SetWriteDeadline(time.Time{}),
+			"EnableFullDuplex": w.EnableFullDuplex(),
+		} {
 			if err != ErrReturned {
 				t.Errorf("streaming %t: %s: got %v, want ErrReturned", streaming, what, err)
 			}
@@ -954,6 +958,49 @@ func TestAbortOfHTTP10WithLengthOrWithoutHijack(t *testing.T) {
 		if c.deadline.IsZero() {
 			t.Errorf("length %q: no write deadline", length)
 		}
+	}
+}
+
+func TestAbortWithoutDeadlineTakesTheConnection(t *testing.T) {
+	c, conn := newClient(), &lingering{linger: -1}
+	c.conn = conn
+	w := writer(struct {
+		http.ResponseWriter
+		http.Hijacker
+	}{c, c}, request("GET"), 2)
+	_, _ = w.WriteString("body")
+	w.Seal()
+	w.Abort()
+	if conn.linger != 0 || !conn.closed {
+		t.Errorf("linger %d, closed %t: the connection lives", conn.linger, conn.closed)
+	}
+}
+
+func TestCopiedWithUndeclaredTrailersIsFlushed(t *testing.T) {
+	for _, trailers := range []bool{false, true} {
+		c := newClient()
+		w := writer(c, request("GET"), 1000)
+		_, _ = io.Copy(w, onlyReader{strings.NewReader(strings.Repeat("x", sniffLen))})
+		if trailers {
+			w.Header().Set(http.TrailerPrefix+"Sum", "1")
+		} else {
+			w.Header().Set("Late", "1")
+		}
+		w.finish()
+		if got := c.flushes == 1; got != trailers {
+			t.Errorf("trailers %t: flushed %t", trailers, got)
+		}
+	}
+}
+
+func TestReleaseOfAnHTTP2HeadWithTrailers(t *testing.T) {
+	c := newClient()
+	w := writer(c, request("HEAD"), 1000)
+	w.Header().Set("Trailer", "Sum")
+	_, _ = w.WriteString(strings.Repeat("x", 2*sniffLen))
+	w.finish()
+	if got := c.sent.Get("Content-Length"); got != "1024" {
+		t.Errorf("got Content-Length %q, want what was counted", got)
 	}
 }
 
