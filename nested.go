@@ -33,10 +33,10 @@ func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request
 	returned = true
 }
 
-// entered reports whether all that d opens is open: a registry entered twice is
-// entered once.
+// entered reports whether all that d opens is open, and not hidden by another
+// registry in between: a registry entered twice is entered once.
 func (s *scope) entered(d *door) bool {
-	for c := s; c != nil; c = c.inUnit() {
+	for c := s; c != nil && c.door.reg == d.reg; c = c.inUnit() {
 		if c.door.covers(d) {
 			return true
 		}

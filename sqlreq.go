@@ -1002,12 +1002,13 @@ func (w *work) beginFailed(ctx context.Context, k Key, err error) error {
 	if err == ErrFinished {
 		return err
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		// The context of the BEGIN only knows that it was cancelled.
-		if e := ctx.Err(); e != nil {
-			err = e
-		} else if e := w.root.Context.Err(); e != nil {
-			err = e
+	if ended := cmp.Or(ctx.Err(), w.root.Context.Err()); ended != nil {
+		// The context of the BEGIN only knows that it was cancelled, and drivers have
+		// errors of their own for it ("canceling statement due to user request").
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			err = ended
+		} else {
+			err = fmt.Errorf("%w: %w", ended, err)
 		}
 	}
 	w.meet(err)
