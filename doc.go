@@ -28,7 +28,10 @@
 // declared length is kept back, and a stream that fails is aborted, so that the
 // client sees a broken transfer. For that the write deadline of the connection
 // is put in the past and the middleware panics with http.ErrAbortHandler; the
-// end of an HTTP/1.0 response without a length is a reset.
+// end of an HTTP/1.0 response without a length is a reset. A middleware outside
+// whose writer has neither Unwrap nor Hijack, and which recovers
+// http.ErrAbortHandler, can undo that; so can a listener whose connections hide
+// that they are TCP (or are none), for HTTP/1.0 without a length: have a proxy in front speak HTTP/1.1.
 //
 // One request has one outcome, and one transaction for each pool, however many
 // middlewares, decorators, mounted applications and keys take part.

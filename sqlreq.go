@@ -1577,12 +1577,17 @@ type savepoint struct {
 
 type savepointKey struct{}
 
-// pointOf returns the innermost savepoint of p that ctx is inside of.
-func (p *pool) pointOf(ctx context.Context) *savepoint {
-	sp, _ := ctx.Value(savepointKey{}).(*savepoint)
+// in returns sp, or the innermost savepoint around it, that is one of p.
+func (sp *savepoint) in(p *pool) *savepoint {
 	for sp != nil && sp.pool != p {
 		sp = sp.ctx
 	}
+	return sp
+}
+
+// pointOf returns the innermost savepoint of any pool that ctx is inside of.
+func pointOf(ctx context.Context) *savepoint {
+	sp, _ := ctx.Value(savepointKey{}).(*savepoint)
 	return sp
 }
 
@@ -1645,9 +1650,8 @@ func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	}
 	defer w.leave(&p.gate)
 	w.mu.Lock()
-	sp := &savepoint{pool: p, outer: p.point}
-	sp.ctx, _ = ctx.Value(savepointKey{}).(*savepoint)
-	inside, tx := p.pointOf(ctx), p.tx
+	sp := &savepoint{pool: p, outer: p.point, ctx: pointOf(ctx)}
+	inside, tx := sp.ctx.in(p), p.tx
 	p.names++
 	sp.name = fmt.Sprintf("sqlreq_%d", p.names)
 	if p.outer != nil {
@@ -1731,7 +1735,7 @@ func (sp *savepoint) back(k Key) error {
 // hook is a function to be run after the end of a transaction.
 type hook struct {
 	use    *use
-	point  *savepoint
+	inside *savepoint // the innermost of any pool at its registration
 	commit bool
 	scope  *scope
 	fn     func(context.Context)
@@ -1798,15 +1802,13 @@ func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) e
 	if w.finished {
 		return ErrFinished
 	}
-	h := hook{use: u, commit: commit, scope: after, fn: fn}
-	if u.pool != nil {
-		h.point = u.pool.pointOf(ctx)
-		for h.point != nil && h.point.moved {
-			h.point = h.point.outer
-		}
-		if h.point != nil && h.point.gone {
-			return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", k)
-		}
+	h := hook{use: u, inside: pointOf(ctx), commit: commit, scope: after, fn: fn}
+	sp := h.inside.in(u.pool)
+	for sp != nil && sp.moved {
+		sp = sp.outer
+	}
+	if sp != nil && sp.gone {
+		return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", k)
 	}
 	w.ledger.hooks = append(w.ledger.hooks, h)
 	return nil
@@ -1815,7 +1817,7 @@ func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) e
 // dropHooks forgets the hooks registered inside of sp. The caller holds the lock.
 func (w *work) dropHooks(sp *savepoint) {
 	w.ledger.hooks = slices.DeleteFunc(w.ledger.hooks, func(h hook) bool {
-		for p := h.point; p != nil; p = p.outer {
+		for p := h.inside.in(sp.pool); p != nil && h.use.pool == sp.pool; p = p.outer {
 			if p == sp {
 				return true
 			}

@@ -23,9 +23,9 @@ import (
 	"time"
 )
 
-// ErrReturned is what a Write gets in the short time between the return of the
-// handler and the end of its response, when nobody can say any more what the
-// bytes would belong to.
+// ErrReturned is what a Write gets between the return of the handler and the end
+// of its response, when nobody can say any more what the bytes would belong to,
+// and when net/http has taken the response back.
 var ErrReturned = errors.New("sqlreq: write to a response whose handler has returned")
 
 type phase uint8
@@ -112,6 +112,18 @@ func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func
 	return f
 }
 
+// over reports whether net/http has taken the response back: it cancels the
+// request's context when the handler has returned, and then gives the buffer
+// of the response to another one, into which a late Write would go. While a
+// middleware outside still runs, and with other servers, it is not over.
+func (w *Writer) over() bool {
+	if !w.sealed || w.phase != passing {
+		return false
+	}
+	ctx := w.req.Context()
+	return ctx.Err() != nil && ctx.Value(http.ServerContextKey) != nil
+}
+
 // Header returns the header map that will be sent by WriteHeader.
 func (w *Writer) Header() http.Header {
 	w.mu.Lock()
@@ -141,6 +153,10 @@ func (w *Writer) headerLocked() http.Header {
 // is held. 1xx ones (but for 101, which is final) are sent at once.
 func (w *Writer) WriteHeader(status int) {
 	w.mu.Lock()
+	if w.over() {
+		w.mu.Unlock()
+		return
+	}
 	if w.phase != holding {
 		if w.phase == passing && w.rewrite != nil && w.rewrite(status, w.rw.Header()) {
 			w.dropBody = true
@@ -213,6 +229,10 @@ func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
 func (w *Writer) write(p []byte, s string) (int, error) {
 	n := len(p) + len(s)
 	w.mu.Lock()
+	if w.over() {
+		w.mu.Unlock()
+		return 0, ErrReturned
+	}
 	if w.phase == passing || w.phase == hijacked {
 		drop := w.dropBody
 		w.mu.Unlock()
@@ -378,6 +398,10 @@ func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 	switch w.phase {
 	case passing:
+		if w.over() {
+			w.mu.Unlock()
+			return n, ErrReturned
+		}
 		if w.dropBody {
 			w.mu.Unlock()
 			m, err := io.Copy(io.Discard, src)
@@ -470,7 +494,7 @@ func (w *Writer) Flush() { _ = w.FlushError() }
 // waits: the header of one without a body, the last byte of a declared length.
 func (w *Writer) FlushError() error {
 	w.mu.Lock()
-	if w.phase == holding || w.phase == streaming {
+	if w.phase == holding || w.phase == streaming || w.over() {
 		if w.sealed {
 			w.mu.Unlock()
 			return ErrReturned
@@ -503,7 +527,7 @@ func (w *Writer) FlushError() error {
 func (w *Writer) answerable() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sealed && w.phase != passing {
+	if w.over() || w.sealed && w.phase != passing {
 		return ErrReturned
 	}
 	return nil
@@ -770,6 +794,7 @@ func reset(conn net.Conn) {
 func (w *Writer) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.sealed = true
 	if w.phase != hijacked {
 		w.phase = passing
 	}
