@@ -200,24 +200,41 @@ func (w *Writer) setStatus(status int) {
 		w.headerLocked().Set("Connection", "close")
 	}
 	w.status, w.length = uint16(status), -1
-	h := w.header
-	if h == nil {
+	if w.header == nil {
 		return
 	}
+	if w.rewrite != nil {
+		w.dropBody = w.rewrite(status, w.header)
+	}
+	w.frame()
+}
+
+// frame makes the header one whose response can be kept from completing, and
+// takes the snapshot that is sent.
+func (w *Writer) frame() {
+	h := w.header
 	// With "identity" the end of the connection would be the end of the
 	// response, and an aborted one look complete (RFC 9112, section 6.3).
 	delete(h, "Transfer-Encoding")
-	if w.rewrite != nil {
-		w.dropBody = w.rewrite(status, h)
-	}
 	if v := h.Get("Content-Length"); v != "" {
-		// An invalid one is dropped, with a log line, by net/http.
-		if n, err := strconv.ParseInt(v, 10, 64); err == nil && n >= 0 {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err == nil && n >= 0 {
 			w.length = n
+		} else {
+			delete(h, "Content-Length") // as net/http does, but for HTTP/1.0
 		}
 	}
 	w.sent.free()
 	w.sent = take(h)
+}
+
+// look sees to the framing before a response streams whose handler never asked
+// for the header: a middleware outside may have declared a length.
+func (w *Writer) look() {
+	if w.header == nil && w.status != 0 && !w.sealed {
+		w.headerLocked()
+		w.frame()
+	}
 }
 
 // Write holds p, or sends it when the response is streaming.
@@ -257,12 +274,16 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	w.written += int64(n) // also if refused: net/http counts likewise
+	if w.phase == holding && !w.fits(n) {
+		w.look()
+	}
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
 		w.mu.Unlock()
 		return 0, http.ErrContentLength
 	}
 	if w.phase == holding {
-		if w.hold(p, s, n) {
+		if w.fits(n) {
+			w.hold(p, s, n)
 			w.mu.Unlock()
 			return n, nil
 		}
@@ -293,33 +314,38 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 	return m, nil
 }
 
-// hold reports whether the bytes could be kept here.
-func (w *Writer) hold(p []byte, s string, n int) bool {
-	have := 0
-	if w.buf != nil {
-		have = len(w.buf.b)
+// fits reports whether n more bytes can be kept here, or need not be kept at all.
+func (w *Writer) fits(n int) bool {
+	return w.dropBody || w.req.Method == http.MethodHead || w.buffered()+n <= w.limit
+}
+
+func (w *Writer) buffered() int {
+	if w.buf == nil {
+		return 0
 	}
-	switch {
-	case w.dropBody:
-		return true
-	case w.req.Method == http.MethodHead:
+	return len(w.buf.b)
+}
+
+// hold keeps the bytes.
+func (w *Writer) hold(p []byte, s string, n int) {
+	if w.dropBody {
+		return
+	}
+	if w.req.Method == http.MethodHead {
 		// Counted for the length and kept as far as the type is sniffed from it.
-		if n = min(n, sniffLen-have); n == 0 || w.flushed {
-			return true
+		if n = min(n, sniffLen-w.buffered()); n == 0 || w.flushed {
+			return
 		}
 		if p != nil {
 			p = p[:n]
 		} else {
 			s = s[:n]
 		}
-	case have+n > w.limit:
-		return false
 	}
 	if w.buf == nil {
 		w.buf = buffers.Get().(*buffer)
 	}
 	w.buf.add(p, s, max(w.limit, sniffLen))
-	return true
 }
 
 // startLocked sends the header and what was held, and goes over to streaming.
@@ -441,13 +467,11 @@ func (w *Writer) bodyWanted() bool {
 // may stream: enough for the type to be sniffed and for src to have proved
 // readable (golang.org/issue/5660), and all that fits if the rest may fit too.
 func (w *Writer) holdFrom(src io.Reader) int64 {
-	room := int64(w.limit) + 1
-	if w.buf != nil {
-		room -= int64(len(w.buf.b))
-	}
+	room := int64(w.limit) + 1 - int64(w.buffered())
 	if w.status == 0 {
 		return min(room, sniffLen+1)
 	}
+	w.look()
 	if !w.bodyWanted() {
 		return 0
 	}
@@ -508,6 +532,7 @@ func (w *Writer) FlushError() error {
 		if w.status == 0 {
 			w.setStatus(int(w.implicit))
 		}
+		w.look()
 		if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
 			w.flushed = true
 			w.mu.Unlock()
@@ -710,11 +735,7 @@ func (w *Writer) Release() {
 }
 
 func (w *Writer) releaseHeldLocked() {
-	sniffed := int64(0)
-	if w.buf != nil {
-		sniffed = int64(len(w.buf.b))
-	}
-	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > sniffed && w.length < 0 {
+	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > int64(w.buffered()) && w.length < 0 {
 		w.tellLength()
 	}
 	chunk := w.copied && w.laterTrailers()
