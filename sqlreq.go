@@ -379,12 +379,19 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	w.init(s.door, x.scope.outer, rw, r, 1)
 	w.work.finished = true
 	w.Implicit(StatusCode(err))
+	answered := false
+	defer func() {
+		if !answered {
+			w.unwind()
+		}
+	}()
 	if reg.ErrorHandler != nil {
 		reg.ErrorHandler(w, s.req, err)
 	}
 	if w.Untouched() {
 		answer(w, s.req, reg.logger(), x.work.attempt, err)
 	}
+	answered = true
 	w.Seal()
 	w.Release()
 	w.Close()
@@ -409,7 +416,11 @@ func (reg *Registry) logger() *slog.Logger {
 // fault, a COMMIT that failed is somebody's all the same.
 func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
 	ctx, level := r.Context(), slog.LevelError
-	if c := (*CommitError)(nil); errors.Is(ctx.Err(), context.Canceled) && !errors.As(err, &c) {
+	client := ctx
+	if s := scopeOf(ctx); s != nil {
+		client = s.work.root.Context // a middleware in between may have cancelled its own
+	}
+	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) {
 		level = slog.LevelDebug
 	}
 	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
