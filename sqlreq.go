@@ -1521,7 +1521,7 @@ func (k Key) endNow(ctx context.Context, commit bool) error {
 		return err
 	}
 	w := s.work
-	if !w.hasBegun() {
+	if !w.hasOpen() {
 		return nil
 	}
 	// Another key may have begun on the same pool.
@@ -1536,11 +1536,11 @@ func (k Key) endNow(ctx context.Context, commit bool) error {
 	return err
 }
 
-// hasBegun reports whether any transaction was begun in the unit.
-func (w *work) hasBegun() bool {
+// hasOpen reports whether a transaction is open in the unit, or being begun.
+func (w *work) hasOpen() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ledger != nil && len(w.ledger.pools) > 0
+	return w.ledger != nil && slices.ContainsFunc(w.ledger.pools, func(p *pool) bool { return p.tx != nil || p.gate.busy })
 }
 
 // endNow goes through the gate; the hooks it returns are to be run outside of it.
@@ -1620,11 +1620,7 @@ func Savepoint(ctx context.Context, fn func(context.Context) error) error {
 
 // Savepoint is the function [Savepoint] for another database.
 func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) error {
-	o, err := k.begin(ctx, forCaller, nil)
-	if err != nil {
-		return err
-	}
-	sp, err := o.save(ctx, k)
+	sp, err := k.save(ctx)
 	if err != nil {
 		return err
 	}
@@ -1654,6 +1650,21 @@ func (p *pool) exec(ctx context.Context, query string) error {
 	return err
 }
 
+// save begins a savepoint. If another goroutine ends the transaction meanwhile,
+// this is the next use, which begins a new one.
+func (k Key) save(ctx context.Context) (*savepoint, error) {
+	for {
+		o, err := k.begin(ctx, forCaller, nil)
+		if err != nil {
+			return nil, err
+		}
+		if sp, err := o.save(ctx, k); sp != nil || err != nil {
+			return sp, err
+		}
+	}
+}
+
+// save returns nil if the transaction is not the open one any more.
 func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	p, w := o.pool, o.pool.work
 	if err := w.pass(ctx, &p.gate); err != nil {
@@ -1671,7 +1682,7 @@ func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	w.mu.Unlock()
 	switch {
 	case tx != o.tx:
-		return nil, fmt.Errorf("sqlreq: savepoint on key %q: the transaction was ended meanwhile by another goroutine", k)
+		return nil, nil
 	case inside != sp.outer:
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", k)
 	}

@@ -215,7 +215,11 @@ func (w *Writer) frame() {
 	h := w.header
 	// With "identity" the end of the connection would be the end of the
 	// response, and an aborted one look complete (RFC 9112, section 6.3).
-	delete(h, "Transfer-Encoding")
+	for k := range h { // other spellings too: net/http sends other spellings as they are
+		if strings.EqualFold(k, "Transfer-Encoding") || strings.EqualFold(k, "Content-Length") && k != "Content-Length" {
+			delete(h, k)
+		}
+	}
 	if v := h.Get("Content-Length"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err == nil && n >= 0 {
