@@ -1004,6 +1004,58 @@ func TestReleaseOfAnHTTP2HeadWithTrailers(t *testing.T) {
 	}
 }
 
+func TestLengthDeclaredOutside(t *testing.T) {
+	calls := map[string]func(w *Writer) error{
+		"Write": func(w *Writer) error { _, err := w.WriteString("body"); return err },
+		"Flush": func(w *Writer) error {
+			_, _ = w.WriteString("bo")
+			err := w.FlushError()
+			_, err2 := w.WriteString("dy")
+			return errors.Join(err, err2, w.FlushError())
+		},
+		"ReadFrom": func(w *Writer) error {
+			w.WriteHeader(200)
+			_, err := w.ReadFrom(onlyReader{strings.NewReader("body")})
+			return err
+		},
+	}
+	for name, call := range calls {
+		c := newClient()
+		c.header.Set("Content-Length", "4")
+		c.header.Set("Transfer-Encoding", "identity")
+		w := writer(c, request("GET"), 2)
+		if err := call(w); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := c.body.String(); got != "bod" || c.sent.Get("Transfer-Encoding") != "" {
+			t.Errorf("%s: %q was sent with %v, want all but the last byte", name, got, c.sent)
+		}
+		if _, err := w.WriteString("x"); err != http.ErrContentLength {
+			t.Errorf("%s: a byte too many: got %v, want ErrContentLength", name, err)
+		}
+		w.finish()
+	}
+	c := newClient()
+	c.header.Set("Content-Length", "4")
+	if _, err := writer(c, request("GET"), 2).WriteString("a body"); err != http.ErrContentLength || c.body.Len() > 0 {
+		t.Errorf("a body too long: got %v and %s, want ErrContentLength", err, c)
+	}
+}
+
+func TestSuperfluousInvalidStatusIsIgnored(t *testing.T) {
+	c := newClient()
+	w := writer(c, request("GET"), 100)
+	w.WriteHeader(201)
+	w.WriteHeader(0)
+	w.Seal()
+	w.WriteHeader(1000)
+	w.WriteHeader(500)
+	w.Release()
+	if c.status != 201 {
+		t.Errorf("got %s, want a 201", c)
+	}
+}
+
 func quiet(h http.Handler) *httptest.Server {
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
