@@ -469,6 +469,7 @@ type ledger struct {
 	vetoes []*Registry // nested ones with a CommitIf
 	begun  int         // transactions so far
 	met    error       // the last retryable error of a statement or a begin
+	waited bool        // for a transaction, in vain
 
 	// Most units use one key of one pool: the first of each is part of the ledger.
 	use0   use
@@ -593,6 +594,9 @@ func (w *work) hasCommitted() bool {
 }
 
 func (w *work) retryable(err error) bool {
+	if b := (*beginError)(nil); errors.As(err, &b) && (errors.Is(b, context.Canceled) || errors.Is(b, context.DeadlineExceeded)) {
+		return false // a wait for the pool was long enough
+	}
 	if f := w.root.door.reg.Retry.Retryable; f != nil {
 		return f(err)
 	}
@@ -613,7 +617,7 @@ type tries struct {
 func (t *tries) again(w *work, status int, err error) bool {
 	conflict := err != nil && w.retryable(err)
 	w.mu.Lock()
-	if !conflict && (err != nil || status >= 500) {
+	if !conflict && (StatusCode(err) >= 500 || err == nil && status >= 500) {
 		// A plain handler, or one that hid the cause: the statements have told.
 		conflict = w.ledger != nil && w.ledger.met != nil
 	}
@@ -906,7 +910,7 @@ func (w *work) resolve(ctx context.Context, c *scope, b *binding, opts bool) (*u
 	if !u.asked {
 		db, err := b.Route(ctx, c.req)
 		if err == nil && db == nil {
-			err = errors.New("Route returned no *sql.DB and no error")
+			err = errors.New("the Route returned no *sql.DB and no error")
 		}
 		if err != nil {
 			err = w.beginFailed(ctx, b.Key, err)
@@ -1022,11 +1026,15 @@ func (w *work) beginFailed(ctx context.Context, k Key, err error) error {
 			err = fmt.Errorf("%w: %w", ended, err)
 		}
 	}
+	err = &beginError{k, err}
 	w.meet(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || w.root.Context.Err() != nil {
-		return &unavailable{&beginError{k, err}}
+		w.mu.Lock()
+		w.book().waited = true
+		w.mu.Unlock()
+		return &unavailable{err}
 	}
-	return &beginError{k, err}
+	return err
 }
 
 // meet remembers a conflict that a statement, or a BEGIN, met.
@@ -1208,23 +1216,32 @@ func (w *work) end(commit bool) {
 	commit = commit && w.err == nil
 	if gone := w.root.Context.Err(); commit && gone != nil {
 		commit = false
-		if len(open) > 0 {
+		if len(open) > 0 || w.ledger != nil && w.ledger.waited {
 			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 		}
 	}
+	used := w.ledger != nil
 	w.mu.Unlock()
-	if w.ledger == nil {
+	if !used {
 		return
 	}
 	if len(open) > 1 {
 		slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
 	}
 	commit = w.endPools(open, commit)
+	for _, h := range w.lastHooks(open, commit) {
+		h.run()
+	}
+}
+
+// lastHooks takes all hooks: those of pools that were not open end as the unit does.
+func (w *work) lastHooks(open []*pool, commit bool) []hook {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	hooks := w.ledger.hooks
 	w.ledger.hooks = nil
-	w.mu.Unlock()
-	for _, h := range hooks {
+	for i := range hooks {
+		h := &hooks[i]
 		h.fate = RolledBack
 		if commit {
 			h.fate = Committed
@@ -1232,8 +1249,8 @@ func (w *work) end(commit bool) {
 		if p := h.use.pool; p != nil && slices.Contains(open, p) {
 			h.fate = p.fate
 		}
-		h.run()
 	}
+	return hooks
 }
 
 // endPools ends the open transactions in order, until one fails: the rest are
@@ -1492,8 +1509,8 @@ func (p *pool) rollback() error {
 // nothing more is committed. Close rows before: open ones end early, which only
 // rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
 //
-// Inside a [Savepoint] it is an error, as it is when a context has ended or the
-// request has failed already. Once COMMIT was sent no context can make a committed transaction look like a failed one.
+// Inside a [Savepoint] it is an error, which changes nothing; when a context has
+// ended or the request has failed already, it is refused. Once COMMIT was sent no context can make a committed transaction look like a failed one.
 func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
 
 // Commit is the function [Commit] for another database.

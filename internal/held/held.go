@@ -801,7 +801,11 @@ func (w *Writer) Abort() {
 			reset(conn)
 			return
 		}
-		_ = rc.SetWriteDeadline(time.Unix(1, 0))
+		if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
+			// A writer that buffers, like http.TimeoutHandler's, may send all of it
+			// if the panic is recovered in between: then it is too short.
+			w.rw.Header().Set("Content-Length", strconv.FormatInt(math.MaxInt64, 10))
+		}
 	}
 }
 
