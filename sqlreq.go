@@ -322,7 +322,7 @@ func copyBack(r, inner *http.Request) {
 // on with its value and stack.
 func (x *exchange) unwind() {
 	state := x.Seal()
-	x.work.end(false)
+	_ = x.work.end(false)
 	switch {
 	case state.Hijacked:
 	case state.Held:
@@ -337,8 +337,7 @@ func (x *exchange) unwind() {
 func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (again, abort bool) {
 	w := &x.work
 	state := x.Seal()
-	w.end(w.failure() == nil && w.wantsCommit(state.Status, x.SentHeader))
-	err := w.failure()
+	err := w.end(w.wantsCommit(state.Status, x.SentHeader))
 	if t != nil && state.Held && t.again(w, state.Status, err) {
 		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
 		if f := x.scope.req.MultipartForm; f != nil && r.MultipartForm == nil {
@@ -506,10 +505,15 @@ func (w *work) enter(reg *Registry) {
 	}
 }
 
-// wantsCommit asks every CommitIf; if there is none, the status decides.
+// wantsCommit asks every CommitIf, if nothing has failed; if there is none, the
+// status decides.
 func (w *work) wantsCommit(status int, header func() http.Header) bool {
 	asked := false
 	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return false
+	}
 	regs := []*Registry{w.root.door.reg}
 	if w.ledger != nil {
 		regs = append(regs, w.ledger.vetoes...)
@@ -714,14 +718,13 @@ func (reg *Registry) doOnce(ctx context.Context, outer *scope, attempt int, fn f
 	over := false
 	defer func() {
 		if !over {
-			w.end(false)
+			_ = w.end(false)
 		}
 	}()
-	err := fn(&u.scope)
-	_ = u.scope.fail(err)
-	w.end(w.failure() == nil)
+	_ = u.scope.fail(fn(&u.scope))
+	err := w.end(true)
 	over = true
-	return w, w.failure()
+	return w, err
 }
 
 // use is a key in a unit of work.
@@ -1184,12 +1187,13 @@ func (w *work) nestOf(tx *sql.Tx) turn.Turn {
 }
 
 // end ends the unit of work: it commits what is open, or rolls it back, and
-// runs the hooks. Afterwards nothing can begin in it. A second call does nothing.
-func (w *work) end(commit bool) {
+// runs the hooks. Afterwards nothing can begin in it. It returns the first
+// failure of the unit; a second call does nothing else.
+func (w *work) end(commit bool) error {
 	w.mu.Lock()
 	if w.finished {
-		w.mu.Unlock()
-		return
+		defer w.mu.Unlock()
+		return w.err
 	}
 	w.finished = true
 	var one [1]*pool
@@ -1220,10 +1224,10 @@ func (w *work) end(commit bool) {
 			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 		}
 	}
-	used := w.ledger != nil
+	err, used := w.err, w.ledger != nil
 	w.mu.Unlock()
 	if !used {
-		return
+		return err
 	}
 	if len(open) > 1 {
 		slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
@@ -1232,6 +1236,7 @@ func (w *work) end(commit bool) {
 	for _, h := range w.lastHooks(open, commit) {
 		h.run()
 	}
+	return w.failure()
 }
 
 // lastHooks takes all hooks: those of pools that were not open end as the unit does.

@@ -22,11 +22,15 @@ const keepValues = 128
 func take(h http.Header) *snapshot {
 	s := snapshots.Get().(*snapshot)
 	for k, v := range h {
-		s.keys = append(s.keys, k)
-		s.vals = append(s.vals, v...)
-		s.ends = append(s.ends, len(s.vals))
+		s.add(k, v...)
 	}
 	return s
+}
+
+func (s *snapshot) add(key string, values ...string) {
+	s.keys = append(s.keys, key)
+	s.vals = append(s.vals, values...)
+	s.ends = append(s.ends, len(s.vals))
 }
 
 func (s *snapshot) free() {

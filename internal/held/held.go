@@ -213,23 +213,38 @@ func (w *Writer) setStatus(status int) {
 // takes the snapshot that is sent.
 func (w *Writer) frame() {
 	h := w.header
-	// With "identity" the end of the connection would be the end of the
-	// response, and an aborted one look complete (RFC 9112, section 6.3).
-	for k := range h { // other spellings too: net/http sends other spellings as they are
-		if strings.EqualFold(k, "Transfer-Encoding") || strings.EqualFold(k, "Content-Length") && k != "Content-Length" {
-			delete(h, k)
-		}
-	}
-	if v := h.Get("Content-Length"); v != "" {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err == nil && n >= 0 {
-			w.length = n
-		} else {
-			delete(h, "Content-Length") // as net/http does, but for HTTP/1.0
-		}
-	}
 	w.sent.free()
-	w.sent = take(h)
+	w.sent = snapshots.Get().(*snapshot)
+	for k, v := range h {
+		switch {
+		case strings.EqualFold(k, "Transfer-Encoding"):
+			// With "identity" the end of the connection would be the end of the
+			// response, and an aborted one look complete (RFC 9112, section 6.3).
+			delete(h, k)
+			continue
+		case strings.EqualFold(k, "Content-Length"):
+			if !w.declare(k, v) {
+				delete(h, k)
+				continue
+			}
+		}
+		w.sent.add(k, v...)
+	}
+}
+
+// declare takes the length from a header field. An invalid one is dropped, as
+// net/http does, but for HTTP/1.0; another spelling of its name net/http would
+// send as it is.
+func (w *Writer) declare(key string, values []string) bool {
+	if key != "Content-Length" || len(values) == 0 {
+		return false
+	}
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil || n < 0 {
+		return false
+	}
+	w.length = n
+	return true
 }
 
 // look sees to the framing before a response streams whose handler never asked
@@ -766,9 +781,7 @@ func (w *Writer) laterTrailers() bool {
 // bytes reach net/http, which would take them for all.
 func (w *Writer) tellLength() {
 	w.headerLocked()
-	w.sent.keys = append(w.sent.keys, "Content-Length")
-	w.sent.vals = append(w.sent.vals, strconv.FormatInt(w.written, 10))
-	w.sent.ends = append(w.sent.ends, len(w.sent.vals))
+	w.sent.add("Content-Length", strconv.FormatInt(w.written, 10))
 }
 
 // Reset drops what is held and takes the handler's headers back, so that an

@@ -1,0 +1,53 @@
+// Command report runs the benchmarks, interleaved so that a noisy machine hits
+// all contenders alike, and writes what came of them: the raw results into
+// results/, the tables into README.md, the plots into plots/.
+//
+//	go run -C benchmarks ./report          15 minutes at most
+//	go run -C benchmarks ./report -quick   2 minutes
+//	go run -C benchmarks ./report -render  tables and plots of the results that are there
+//
+// PostgreSQL takes part if SQLREQ_BENCH_POSTGRES is the DSN of a database.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/sqlreq/sqlreq/benchmarks"
+)
+
+func main() {
+	quick := flag.Bool("quick", false, "take two minutes, for a first look")
+	render := flag.Bool("render", false, "run nothing, write the tables and plots again")
+	flag.Parse()
+	if err := report(*quick, *render); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func report(quick, render bool) error {
+	if _, err := os.Stat("report/main.go"); err != nil {
+		return errors.New("run it in the folder benchmarks: go run -C benchmarks ./report")
+	}
+	if !render {
+		budget, rounds := 12*time.Minute, 7
+		if quick {
+			budget, rounds = 100*time.Second, 1
+		}
+		if err := run(benchmarks.All(os.Getenv(benchmarks.PostgresEnv)), budget, rounds); err != nil {
+			return err
+		}
+	}
+	r, err := load("results")
+	if err != nil {
+		return err
+	}
+	if err := writeTables(r, "README.md"); err != nil {
+		return err
+	}
+	return writePlots(r, "plots")
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sqlreq/sqlreq/benchmarks"
+)
+
+const sample = `go: go1.99
+date: 2030-01-02
+rounds: 3
+cpu: Example
+BenchmarkRequest/sqlite/insert/by=hand-2     	    1000	     50000 ns/op	     900 B/op	      21 allocs/op
+BenchmarkRequest/sqlite/insert/by=sqlreq-2   	    1000	     55000 ns/op	    2500 B/op	      31 allocs/op
+BenchmarkRequest/sqlite/insert/by=sqlreq-2   	    1000	    110000 ns/op	    2500 B/op	      31 allocs/op
+BenchmarkRequest/sqlite/insert/by=hand-2     	    1000	    100000 ns/op	     900 B/op	      21 allocs/op
+BenchmarkRequest/sqlite/insert/by=hand-2     	    1000	     60000 ns/op	     900 B/op	      21 allocs/op
+BenchmarkRequest/sqlite/insert/by=sqlreq-2   	    1000	     60000 ns/op	    2500 B/op	      31 allocs/op
+BenchmarkSlowClients/sqlite/slow=100/by=hand-2	 1	 1500000000 ns/op	 0 late-%	 1000 p10-ns	 2000 p50-ns	 900000 p99-ns	 61 req/s
+BenchmarkServer/sqlite/clients=64/by=hand-2  	    1000	     60000 ns/op	 3e+06 p50-ns	 4e+07 p99-ns	 12000 req/s
+BenchmarkServer/sqlite/answer=1KiB/by=hand-2 	    1000	     60000 ns/op	 17 MB/s	 0 held-B	     900 B/op	      21 allocs/op
+`
+
+func loadSample(t *testing.T) *results {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sqlite.txt"), []byte(sample), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	r, err := load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestMedianAndRatioOfTheRounds(t *testing.T) {
+	r := loadSample(t)
+	k := id{"sqlite", "Request", "insert", "sqlreq"}
+	if got, _ := r.median(k, "ns/op"); got != 60000 {
+		t.Errorf("median %v, want 60000", got)
+	}
+	// 55/50, 110/100, 60/60: the second round was slow for both.
+	if got, _ := r.ratio(k, "hand", "ns/op"); got != 1.1 {
+		t.Errorf("ratio %v, want 1.1", got)
+	}
+	if r.config["cpu"] != "Example" {
+		t.Errorf("config %v", r.config)
+	}
+}
+
+func TestLineThatIsNoResult(t *testing.T) {
+	r := &results{config: make(map[string]string), values: make(map[id]map[string][]float64)}
+	for _, line := range []string{"BenchmarkRequest/sqlite/insert-2 1 1 ns/op", "BenchmarkRequest/sqlite/insert/by=hand-2 1 x ns/op"} {
+		if err := r.line(line); err == nil {
+			t.Errorf("%q was taken", line)
+		}
+	}
+}
+
+func TestTablesReplaceThoseBefore(t *testing.T) {
+	r := loadSample(t)
+	name := filepath.Join(t.TempDir(), "README.md")
+	if err := os.WriteFile(name, []byte("before\n"+begin+"\nstale\n"+end+"\nafter\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var last string
+	for range 2 {
+		if err := writeTables(r, name); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last != "" && last != string(b) {
+			t.Errorf("written twice, it is\n%s\nand was\n%s", b, last)
+		}
+		last = string(b)
+	}
+	for _, want := range []string{"before\n" + begin, end + "\nafter\n", "Measured on 2030-01-02 with go1.99", "| `hand` | 60.0 µs |\n", "| `sqlreq` | 60.0 µs (1.10) |\n", "`insert`: `hand` 1.10.", "12000"} {
+		if !strings.Contains(last, want) {
+			t.Errorf("%q is missing in\n%s", want, last)
+		}
+	}
+	if strings.Contains(last, "stale") {
+		t.Error("the old tables are still there")
+	}
+}
+
+func TestPlotsAreDrawn(t *testing.T) {
+	dir := t.TempDir()
+	if err := writePlots(loadSample(t), dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"cost", "clients", "memory", "slow"} {
+		b, err := os.ReadFile(filepath.Join(dir, name+".svg"))
+		if err != nil || !strings.Contains(string(b), "log scale") || !strings.Contains(string(b), "sqlreq") {
+			t.Errorf("%s.svg: %v, %d bytes without an axis or a legend", name, err, len(b))
+		}
+	}
+}
+
+// What the tables name must be what is run.
+func TestEveryColumnIsMeasured(t *testing.T) {
+	measured := make(map[string]bool)
+	for _, b := range benchmarks.All("") {
+		measured[b.Group+" "+b.Work] = true
+		known := false
+		for _, c := range contenders {
+			known = known || c == b.By
+		}
+		if !known {
+			t.Errorf("%s: the tables have no row for %s", b.Name(), b.By)
+		}
+	}
+	for _, s := range sections {
+		for _, c := range s.columns {
+			if !measured[s.group+" "+c.work] {
+				t.Errorf("%s: nothing measures %s %s", s.title, s.group, c.work)
+			}
+		}
+	}
+	for _, w := range why {
+		found := false
+		for name := range measured {
+			found = found || strings.HasPrefix(name[strings.IndexByte(name, ' ')+1:], w.work)
+		}
+		if !found {
+			t.Errorf("there is no work %s", w.work)
+		}
+	}
+}
+
+func TestWorksStayTogether(t *testing.T) {
+	for _, work := range works(benchmarks.All("postgres://")) {
+		for _, b := range work {
+			if b.Work != work[0].Work || b.Database != work[0].Database {
+				t.Errorf("%s is with %s", b.Name(), work[0].Name())
+			}
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sqlreq/sqlreq/benchmarks"
+)
+
+// run runs every benchmark once in each round, those of one work one after the
+// other, in another order each time. Each has a process of its own: none finds
+// the heap that another has left.
+func run(all []benchmarks.Benchmark, budget time.Duration, rounds int) error {
+	dir, err := os.MkdirTemp("", "sqlreq-report")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "benchmarks.test")
+	build := exec.Command("go", "test", "-c", "-o", binary, ".")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("go test -c: %w", err)
+	}
+	files, err := newFiles("results", rounds)
+	if err != nil {
+		return err
+	}
+	defer files.close()
+
+	benchtime := share(all, budget, rounds)
+	start := time.Now()
+	for round := range rounds {
+		for _, work := range works(all) {
+			fmt.Fprintf(os.Stderr, "%4.0f s: round %d of %d, %s on %s\n", time.Since(start).Seconds(), round+1, rounds, work[0].Work, work[0].Database)
+			for i := range work {
+				b := work[(i+round)%len(work)]
+				out, err := runOne(binary, b, benchtime)
+				if err != nil {
+					return err
+				}
+				if err := files.add(b.Database, out); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%4.0f s: done\n", time.Since(start).Seconds())
+	return nil
+}
+
+// share divides the budget. What is not b.Loop takes about twice the time it is
+// given; a process takes some to start; slow clients and the stream take theirs.
+func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Duration {
+	left := budget / time.Duration(rounds)
+	parts := 0
+	for _, b := range all {
+		left -= 60 * time.Millisecond
+		switch b.Group {
+		case "SlowClients", "Stream":
+			left -= 2 * time.Second
+		case "Server":
+			parts += 2
+		default:
+			parts++
+		}
+	}
+	return max(left/time.Duration(parts), 20*time.Millisecond).Round(time.Millisecond)
+}
+
+// works are the benchmarks by work.
+func works(all []benchmarks.Benchmark) [][]benchmarks.Benchmark {
+	var works [][]benchmarks.Benchmark
+	for i, b := range all {
+		if i == 0 || b.Group != all[i-1].Group || b.Work != all[i-1].Work || b.Database != all[i-1].Database {
+			works = append(works, nil)
+		}
+		works[len(works)-1] = append(works[len(works)-1], b)
+	}
+	return works
+}
+
+func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]byte, error) {
+	at := benchtime.String()
+	if b.Group == "SlowClients" || b.Group == "Stream" {
+		at = "1x" // a fixed time, a fixed size
+	}
+	pattern := fmt.Sprintf("^Benchmark%s$/^%s$/^%s$/^by=%s$", b.Group, b.Database, b.Work, b.By)
+	cmd := exec.Command(binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+at)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s%s", b.Name(), err, out, stderr.Bytes())
+	}
+	return out, nil
+}
+
+// files are the raw results by database, in the format of go test -bench.
+type files struct {
+	dir    string
+	header string
+	open   map[string]*os.File
+}
+
+func newFiles(dir string, rounds int) (*files, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	header := fmt.Sprintf("go: %s\ncpus: %d\ndate: %s\nrounds: %d\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), rounds)
+	return &files{dir: dir, header: header, open: make(map[string]*os.File)}, os.MkdirAll(dir, 0o777)
+}
+
+// add keeps the result, and what the first one says about the machine.
+func (f *files) add(database string, out []byte) error {
+	file := f.open[database]
+	first := file == nil
+	if first {
+		var err error
+		if file, err = os.Create(filepath.Join(f.dir, database+".txt")); err != nil {
+			return err
+		}
+		f.open[database] = file
+		if _, err := file.WriteString(f.header); err != nil {
+			return err
+		}
+	}
+	for line := range strings.Lines(string(out)) {
+		switch {
+		case strings.HasPrefix(line, "Benchmark"):
+		case first && strings.Contains(line, ": "):
+		default:
+			continue
+		}
+		if _, err := file.WriteString(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *files) close() {
+	for _, file := range f.open {
+		_ = file.Close()
+	}
+}
