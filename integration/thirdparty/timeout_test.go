@@ -1,0 +1,129 @@
+package thirdparty
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/sqlreq/sqlreq"
+)
+
+// short is a TimeoutHandler's duration for handlers that never finish in time: they wait for the answer to be read.
+// It leaves time for the one statement before.
+const short = 500 * time.Millisecond
+
+const late = "too late"
+
+func TestTimeoutHandlerWithinTheTime(t *testing.T) {
+	for _, place := range timeoutSites {
+		for _, proto := range protocols {
+			t.Run(place.name+" "+proto, func(t *testing.T) {
+				s := newSite(t)
+				works := serve(t, proto, place.build(s, s.adding(false, answerText(large)), patience))
+				got := send(t, works, "POST", "/")
+				got.wantStatus(t, 200)
+				if want := mark + text(large); got.body != want {
+					t.Errorf("body: got %d bytes, want %d", len(got.body), len(want))
+				}
+				s.wantNotes(t, 1)
+
+				fails := serve(t, proto, place.build(s, s.adding(true, answerText(small)), patience))
+				send(t, fails, "POST", "/").wantError(t)
+				s.wantNotes(t, 1)
+			})
+		}
+	}
+}
+
+var timeoutSites = []struct {
+	name  string
+	build func(s *site, h http.Handler, d time.Duration) http.Handler
+}{
+	{"TimeoutHandler inside", func(s *site, h http.Handler, d time.Duration) http.Handler {
+		return s.reg.Middleware(http.TimeoutHandler(h, d, late))
+	}},
+	{"TimeoutHandler outside", func(s *site, h http.Handler, d time.Duration) http.Handler {
+		return http.TimeoutHandler(s.reg.Middleware(h), d, late)
+	}},
+}
+
+// TimeoutHandler outside buffers the whole response, so that a stream which must not complete is never sent.
+func TestTimeoutHandlerLargeAnswerWhenCommitFails(t *testing.T) {
+	for _, place := range timeoutSites {
+		for _, proto := range protocols {
+			t.Run(place.name+" "+proto, func(t *testing.T) {
+				s := newSite(t)
+				srv := serve(t, proto, place.build(s, s.adding(true, answerText(large)), patience))
+				if got := send(t, srv, "POST", "/"); got.err == nil && got.status < 500 {
+					t.Errorf("answer: got a complete %d, want an error or a broken transfer", got.status)
+				}
+				s.wantNotes(t, 0)
+			})
+		}
+	}
+}
+
+// The client has its 503 while the handler still runs. What the handler wrote is not committed, whenever it returns.
+func TestTimeoutHandlerOutsideRollsBack(t *testing.T) {
+	for _, proto := range protocols {
+		t.Run(proto, func(t *testing.T) {
+			s := newSite(t)
+			answered := make(chan struct{})
+			inside, left := finishing(s.reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := s.add(r.Context(), false); err != nil {
+					unexpected(w, err)
+				}
+				<-answered
+				w.WriteHeader(http.StatusCreated)
+			})))
+			srv := serve(t, proto, http.TimeoutHandler(inside, short, late))
+			got := send(t, srv, "POST", "/")
+			close(answered)
+			got.wantStatus(t, http.StatusServiceUnavailable)
+			if got.body != late {
+				t.Errorf("body: got %q, want %q", got.body, late)
+			}
+			await(t, left, "the handler to return")
+			s.wantNotes(t, 0)
+		})
+	}
+}
+
+// The request is over when TimeoutHandler has answered; the handler that still runs can't use its transaction.
+func TestTimeoutHandlerInsideFinishesTheRequest(t *testing.T) {
+	for _, proto := range protocols {
+		t.Run(proto, func(t *testing.T) {
+			s := newSite(t)
+			answered := make(chan struct{})
+			statements := make(chan error, 3)
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				statements <- s.add(r.Context(), false)
+				<-answered
+				ctx := context.WithoutCancel(r.Context()) // what TimeoutHandler cancelled would tell by itself
+				statements <- s.add(ctx, false)
+				_, err := sqlreq.Tx(ctx)
+				statements <- err
+				io.WriteString(w, mark)
+			})
+			srv := serve(t, proto, s.reg.Middleware(http.TimeoutHandler(h, short, late)))
+			got := send(t, srv, "POST", "/")
+			got.wantStatus(t, http.StatusServiceUnavailable)
+			if got.body != late {
+				t.Errorf("body: got %q, want %q", got.body, late)
+			}
+			close(answered)
+			if err := await(t, statements, "the statement in time"); err != nil {
+				t.Errorf("statement in time: %v", err)
+			}
+			for range 2 {
+				if err := await(t, statements, "the statements that come late"); !errors.Is(err, sqlreq.ErrFinished) {
+					t.Errorf("after the answer: got %v, want ErrFinished", err)
+				}
+			}
+			s.wantNotes(t, 0)
+		})
+	}
+}
