@@ -453,7 +453,7 @@ type work struct {
 
 	finished     bool
 	commitFailed bool  // a COMMIT was tried, and failed
-	committed    bool  // something is committed, or may be: no retry
+	committed    bool  // something is committed, or may be, or an AfterCommit function ran: no retry
 	err          error // the first failure
 	errAt        *scope
 
@@ -1390,11 +1390,7 @@ func (p *pool) end(commit bool, committed []Key) error {
 	wrote := outcome == Committed && !p.readOnly()
 	w.mu.Unlock()
 	if wrote || unknown {
-		for u := w; u != nil; u = u.parent {
-			u.mu.Lock()
-			u.committed = true
-			u.mu.Unlock()
-		}
+		w.keep()
 	}
 	if p.free != nil {
 		p.free()
@@ -1886,14 +1882,29 @@ func (w *work) hooksOf(p *pool) (hooks []hook) {
 	return hooks
 }
 
-// run runs h if it is for the end that its transaction took.
+// run runs h if it is for the end that its transaction took. What an AfterCommit
+// function did must not be done again by a retry.
 func (h hook) run() {
 	want := RolledBack
 	if h.commit {
 		want = Committed
 	}
-	if h.fate == want {
-		h.use.binding.reg.protect(h.scope.req, "a hook", func() { h.fn(h.scope) })
+	if h.fate != want {
+		return
+	}
+	if h.commit {
+		h.scope.work.keep()
+	}
+	h.use.binding.reg.protect(h.scope.req, "a hook", func() { h.fn(h.scope) })
+}
+
+// keep notes that something of w, and so of the units around it, stays: none of
+// them is run again.
+func (w *work) keep() {
+	for ; w != nil; w = w.parent {
+		w.mu.Lock()
+		w.committed = true
+		w.mu.Unlock()
 	}
 }
 

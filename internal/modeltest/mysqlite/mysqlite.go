@@ -1,0 +1,30 @@
+// Package mysqlite has errors in the shape of two families of drivers, which
+// sqlreq knows by the package path of their types: "mysql" and "sqlite".
+package mysqlite
+
+// Full is SQLITE_FULL, after which SQLite may have rolled the transaction back.
+type Full struct{}
+
+func (*Full) Error() string { return "database or disk is full (13)" }
+
+// Code is the method of modernc.org/sqlite.
+func (*Full) Code() int { return 13 }
+
+// NoTx is what SQLite answers a COMMIT or ROLLBACK outside of a transaction.
+type NoTx struct{}
+
+func (*NoTx) Error() string { return "SQL logic error: no transaction is active (1)" }
+
+// Code is the method of modernc.org/sqlite.
+func (*NoTx) Code() int { return 1 }
+
+// Deadlock has the fields of go-sql-driver/mysql.
+type Deadlock struct {
+	Number   uint16
+	SQLState [5]byte
+}
+
+// NewDeadlock returns error 1213, after which MariaDB has ended the transaction.
+func NewDeadlock() *Deadlock { return &Deadlock{1213, [5]byte([]byte("40001"))} }
+
+func (*Deadlock) Error() string { return "Error 1213 (40001): Deadlock found" }
