@@ -67,8 +67,8 @@ type Registry struct {
 // that the handler does outside of the database is repeated. A request is not run
 // again when a byte of the response has left (1xx responses aside), the connection was
 // hijacked, anything was committed (by Commit, by one of several databases, by a
-// Do under the request), the body outgrew BodyLimit, the outcome of a COMMIT is
-// unknown, or Within is over.
+// Do under the request), an AfterCommit function has run, the body outgrew
+// BodyLimit, the outcome of a COMMIT is unknown, or Within is over.
 type Retry struct {
 	Attempts  int                             // in all; 0 and 1: no retry
 	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB
