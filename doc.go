@@ -107,6 +107,10 @@
 // request's context, and the request rolls back. For SQLite use a busy_timeout and, for
 // requests that write, _txlock=immediate, or Retry.
 //
+// gorm takes a connection that has BeginTx, as Key does, for a pool, and would end
+// the request's transaction after each write: hand it a Key behind a type without
+// that method.
+//
 // A custom ErrorHandler does its own logging of what it answers. The 405 and
 // OPTIONS answers of a [View] are written by the view, not by the ErrorHandler.
 // An error answer by http.Error in a plain handler stands as it is.

@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"runtime"
@@ -3332,4 +3334,35 @@ func TestMountInsideItself(t *testing.T) {
 		t.Errorf("got %d, want 200", o.Code)
 	}
 	f.check(t, "BEGIN", "INSERT /a", "INSERT /a/a", "INSERT /a", "COMMIT")
+}
+
+// TestReadmeNamesTests: every test that the README names is there.
+func TestReadmeNamesTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources strings.Builder
+	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sources.Write(b)
+		}
+	}
+	names := regexp.MustCompile("Test[A-Z]\\w+").FindAllString(string(readme), -1)
+	if len(names) < 11 {
+		t.Errorf("the README names %d tests, want one for each guarantee at least", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(sources.String(), "func "+name+"(") {
+			t.Errorf("the README names %s, which is not there", name)
+		}
+	}
 }
