@@ -1220,7 +1220,7 @@ func (w *work) end(commit bool) error {
 	commit = commit && w.err == nil
 	if gone := w.root.Context.Err(); commit && gone != nil {
 		commit = false
-		if len(open) > 0 || w.ledger != nil && w.ledger.waited {
+		if len(open) > 0 || w.gaveUp() {
 			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 		}
 	}
@@ -1237,6 +1237,12 @@ func (w *work) end(commit bool) error {
 		h.run()
 	}
 	return w.failure()
+}
+
+// gaveUp reports whether the handler waited for a transaction in vain and then
+// answered nothing: an empty 200 would be a lie. The caller holds the lock.
+func (w *work) gaveUp() bool {
+	return w.ledger != nil && w.ledger.waited && w.exchange != nil && w.exchange.Untouched()
 }
 
 // lastHooks takes all hooks: those of pools that were not open end as the unit does.

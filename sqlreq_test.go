@@ -3336,6 +3336,42 @@ func TestMountInsideItself(t *testing.T) {
 	f.check(t, "BEGIN", "INSERT /a", "INSERT /a/a", "INSERT /a", "COMMIT")
 }
 
+// TestG4NothingOpenAndTheClientLeaves: a stream whose work is committed ends like any
+// other when its client leaves, also if it asked for a transaction once more; a
+// handler that gave up waiting and answered nothing does not end in an empty 200.
+func TestG4NothingOpenAndTheClientLeaves(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	db.SetMaxOpenConns(1)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	for _, test := range []struct {
+		name   string
+		stream bool
+		want   int
+	}{{"streamed", true, 200}, {"gave up", false, 503}} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if test.stream {
+					_, _ = io.WriteString(w, "event")
+					if err := http.NewResponseController(w).Flush(); err != nil {
+						t.Error(err)
+					}
+				}
+				cancel()
+				if _, err := sqlreq.Tx(r.Context()); err == nil {
+					t.Error("got a transaction, want an error")
+				}
+			}))
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
+			if rec.Code != test.want {
+				t.Errorf("got %d, want %d", rec.Code, test.want)
+			}
+		})
+	}
+}
+
 // TestReadmeNamesTests: every test that the README names is there.
 func TestReadmeNamesTests(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
@@ -3356,7 +3392,7 @@ func TestReadmeNamesTests(t *testing.T) {
 			sources.Write(b)
 		}
 	}
-	names := regexp.MustCompile("Test[A-Z]\\w+").FindAllString(string(readme), -1)
+	names := regexp.MustCompile(`Test[A-Z]\w+`).FindAllString(string(readme), -1)
 	if len(names) < 11 {
 		t.Errorf("the README names %d tests, want one for each guarantee at least", len(names))
 	}
