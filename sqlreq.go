@@ -1240,9 +1240,10 @@ func (w *work) end(commit bool) error {
 }
 
 // gaveUp reports whether the handler waited for a transaction in vain and then
-// answered nothing: an empty 200 would be a lie. The caller holds the lock.
+// answered nothing: an empty 200, or the nil of a Do, would be a lie. The caller
+// holds the lock.
 func (w *work) gaveUp() bool {
-	return w.ledger != nil && w.ledger.waited && w.exchange != nil && w.exchange.Untouched()
+	return w.ledger != nil && w.ledger.waited && (w.exchange == nil || w.exchange.Untouched())
 }
 
 // lastHooks takes all hooks: those of pools that were not open end as the unit does.

@@ -129,6 +129,7 @@ type unit struct {
 	committed    bool // no retry
 	met          bool // a statement met a conflict
 	waited       bool // for a BEGIN, in vain
+	answered     bool // something was written, or the connection hijacked
 	finished     bool
 	panicked     bool
 }
@@ -316,7 +317,7 @@ func (u *unit) end(commit bool) {
 	u.finished = true
 	if commit && *u.gone {
 		commit = false
-		if len(u.open) > 0 || u.waited {
+		if len(u.open) > 0 || u.waited && !u.answered {
 			u.fail(canceled, 0, 1)
 		}
 	}
@@ -899,6 +900,7 @@ func (m *model) serve(req *request) {
 			res.set(200)
 		}
 		status := res.status
+		u.answered = res.status != 0 || res.hijacked
 		u.end(u.err == nil && u.wants(status))
 		if retries && !res.streaming && !res.hijacked && u.conflict(status) && !u.committed && n < a.attempts && !over && !m.gone {
 			continue
