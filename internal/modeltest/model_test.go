@@ -896,11 +896,11 @@ func (m *model) serve(req *request) {
 		} else {
 			u.fail(f, 0)
 		}
+		u.answered = res.status != 0 || res.hijacked
 		if res.status == 0 {
 			res.set(200)
 		}
 		status := res.status
-		u.answered = res.status != 0 || res.hijacked
 		u.end(u.err == nil && u.wants(status))
 		if retries && !res.streaming && !res.hijacked && u.conflict(status) && !u.committed && n < a.attempts && !over && !m.gone {
 			continue
