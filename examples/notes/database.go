@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	_ "embed"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/sqlreq/sqlreq"
 	_ "modernc.org/sqlite"
 )
 
@@ -17,6 +21,10 @@ var (
 	notesSchema string
 	//go:embed internal/auditdb/schema.sql
 	auditSchema string
+	//go:embed internal/notesdb/schema_postgres.sql
+	notesSchemaPostgres string
+	//go:embed internal/auditdb/schema_postgres.sql
+	auditSchemaPostgres string
 )
 
 // The audit log has a file of its own. SQLite lets one transaction write to a file at a time, so a record that is
@@ -24,6 +32,9 @@ var (
 type databases struct{ notes, audit, demo *sql.DB }
 
 func openDatabases(path string) (dbs databases, err error) {
+	if isPostgres(path) {
+		return openPostgres(path)
+	}
 	audit := path
 	if path != inMemory {
 		ext := filepath.Ext(path)
@@ -52,6 +63,47 @@ func (dbs databases) close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func isPostgres(path string) bool {
+	return strings.HasPrefix(path, "postgres://") || strings.HasPrefix(path, "postgresql://")
+}
+
+// openPostgres opens one database by two pools: a request that records something holds a connection of each, and
+// with one pool a crowd of requests could hold all of its connections and wait for another each.
+//
+// Ids are not given in the order of the COMMITs there: a browser that asks for "what came after 17" misses a 16 that
+// was committed later.
+func openPostgres(dsn string) (dbs databases, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dbs.close())
+		}
+	}()
+	for _, db := range []struct {
+		pool   **sql.DB
+		schema string
+	}{{&dbs.notes, notesSchemaPostgres}, {&dbs.audit, auditSchemaPostgres}} {
+		if *db.pool, err = sql.Open("pgx", dsn); err != nil {
+			return dbs, err
+		}
+		(*db.pool).SetMaxOpenConns(8)
+		(*db.pool).SetMaxIdleConns(8)
+		if _, err = (*db.pool).Exec(db.schema); err != nil {
+			return dbs, err
+		}
+	}
+	dbs.demo, err = openDatabase(inMemory, demoSchema)
+	return dbs, err
+}
+
+// txOptions makes requests that only read read-only. The others are isolated: PostgreSQL has to be asked to notice
+// that what a transaction has read was changed meanwhile, and SQLite, which always does, doesn't mind.
+func (databases) txOptions(ctx context.Context, r *http.Request) *sql.TxOptions {
+	if opts := sqlreq.ReadOnlySafeMethods(ctx, r); opts != nil {
+		return opts
+	}
+	return &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
 }
 
 const inMemory = ":memory:"

@@ -1,4 +1,4 @@
-// Notes is the example service of sqlreq: pages and an API over SQLite, in which every request is one transaction.
+// Notes is the example service of sqlreq: pages and an API over SQLite or PostgreSQL, in which every request is one transaction.
 //
 // Start it with go run -C examples/notes . and open http://localhost:8087/demo.
 package main
@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -19,7 +20,7 @@ import (
 )
 
 func main() {
-	db := flag.String("db", "notes.db", "SQLite `file`; :memory: for notes that are gone when the program ends")
+	db := flag.String("db", "notes.db", "SQLite `file`, or postgres://…; :memory: for notes that are gone when the program ends")
 	// Loopback: there are no users and no passwords here, so nobody gets in from outside by default.
 	addr := flag.String("addr", "localhost:8087", "`address` to listen on")
 	flag.Parse()
@@ -47,6 +48,9 @@ func run(ctx context.Context, out io.Writer, path, addr string) (err error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
+	}
+	if u, err := url.Parse(path); err == nil && isPostgres(path) {
+		path = u.Redacted()
 	}
 	greet(out, addr, listener.Addr(), path)
 
@@ -88,7 +92,7 @@ func greet(out io.Writer, addr string, bound net.Addr, db string) {
 		host = "localhost"
 	}
 	_, port, _ := net.SplitHostPort(bound.String())
-	url := "http://" + net.JoinHostPort(host, port)
+	self := "http://" + net.JoinHostPort(host, port)
 	fmt.Fprintf(out, `Notes in %s: %s/
 The point of it, in ten seconds: %s/demo
 
@@ -96,5 +100,5 @@ The point of it, in ten seconds: %s/demo
   curl -i %s/api/notes -d '{"title": "Half a note", "tags": ["NOT A TAG"]}'
   curl %s/notes.csv
 
-`, db, url, url, url, url, url)
+`, db, self, self, self, self, self)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/notesdb"
 	"modernc.org/sqlite"
@@ -30,11 +31,14 @@ func (d draft) check() error {
 		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A title has at most 100 characters.")
 	case utf8.RuneCountInString(d.Body) > 10_000:
 		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A note has at most 10,000 characters.")
-	case !utf8.ValidString(d.Title + d.Body + strings.Join(d.Tags, "")):
+	case !isText(d.Title + d.Body + strings.Join(d.Tags, "")):
 		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A note is text in UTF-8.")
 	}
 	return nil
 }
+
+// isText reports whether every database takes s as a text: PostgreSQL refuses the zero byte.
+func isText(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
 // add writes a note and its tags in the request's transaction. When a tag is refused by the database, the note
 // stands there already; whoever called takes it back by returning the error.
@@ -91,8 +95,10 @@ func noSuch(what string, err error) error {
 }
 
 func isConstraint(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CONSTRAINT
+	var lite *sqlite.Error
+	var pg *pgconn.PgError
+	return errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_CONSTRAINT ||
+		errors.As(err, &pg) && strings.HasPrefix(pg.Code, "23") // integrity constraint violation
 }
 
 // badRequest is for input that could not even be read. A body beyond the limit stays the 413 that it is.

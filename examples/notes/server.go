@@ -17,6 +17,7 @@ import (
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/admin"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/audit"
+	"github.com/sqlreq/sqlreq/examples/notes/internal/dialect"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/notesdb"
 )
 
@@ -36,10 +37,10 @@ type server struct {
 }
 
 func newServer(dbs databases) (*server, error) {
-	s := &server{notes: notesdb.New(sqlreq.DefaultKey), exports: make(chan struct{}, 2)}
+	s := &server{notes: notesdb.New(dialect.DBTX{Key: sqlreq.DefaultKey}), exports: make(chan struct{}, 2)}
 	var err error
 	if s.reg, err = sqlreq.New(
-		sqlreq.Binding{DB: dbs.notes, TxOptions: sqlreq.ReadOnlySafeMethods},
+		sqlreq.Binding{DB: dbs.notes, TxOptions: dbs.txOptions},
 		// OnDemand: no handler writes to the audit log in its own transaction, where a rollback would take the
 		// record along. See audit.Record.
 		sqlreq.Binding{Key: audit.Key, DB: dbs.audit, OnDemand: true},

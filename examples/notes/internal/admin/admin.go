@@ -14,6 +14,7 @@ import (
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/audit"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/auditdb"
+	"github.com/sqlreq/sqlreq/examples/notes/internal/dialect"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/notesdb"
 )
 
@@ -36,7 +37,7 @@ func New(prefix string, auditDB *sql.DB) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &app{reg: reg, notes: notesdb.New(sqlreq.DefaultKey), log: auditdb.New(audit.Key)}
+	a := &app{reg: reg, notes: notesdb.New(dialect.DBTX{Key: sqlreq.DefaultKey}), log: auditdb.New(dialect.DBTX{Key: audit.Key})}
 	reg.ErrorHandler = a.renderError
 
 	mux := http.NewServeMux()

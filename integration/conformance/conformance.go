@@ -1,0 +1,390 @@
+// Package conformance runs the guarantees of sqlreq against a database: through a
+// real HTTP server, with the driver and the server that an application will use.
+//
+//	func TestMine(t *testing.T) {
+//		db, err := sql.Open("mine", dsn)
+//		…
+//		conformance.Run(t, db, conformance.PostgreSQL)
+//	}
+//
+// It needs a database in which it may create and drop tables, whose names begin
+// with sqlreq_, and leaves none of them behind.
+package conformance
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sqlreq/sqlreq"
+)
+
+// Dialect is what the suite has to know about a database.
+type Dialect struct {
+	// Placeholder returns the nth placeholder of a statement, from 1.
+	Placeholder func(n int) string
+
+	// ID is the definition of a column with a number that the database gives.
+	ID string
+
+	// Deferred is what makes a foreign key one that is checked by COMMIT; empty if there is no such thing.
+	Deferred string
+
+	// Kill ends, from another connection, the one that has the id that IDQuery
+	// returns. Both are empty where there is no connection to lose. It should return
+	// when that connection has ended.
+	IDQuery string
+	Kill    func(id int64) string
+
+	// Sleep is a query that runs until it is cancelled. Sleeping counts those that run;
+	// without it a client leaves at about the time at which the query begins.
+	Sleep, Sleeping string
+
+	// ReadOnly is whether a read-only transaction refuses to write.
+	ReadOnly bool
+
+	// Aborts is whether a failed statement leaves a transaction that only ROLLBACK
+	// can end, as PostgreSQL's does.
+	Aborts bool
+
+	// Conflict are the options under which one of two transactions fails that have
+	// read a row before both write it.
+	Conflict sql.TxOptions
+}
+
+// The dialects of common databases.
+var (
+	PostgreSQL = Dialect{
+		Placeholder: func(n int) string { return fmt.Sprintf("$%d", n) },
+		ID:          "BIGSERIAL PRIMARY KEY",
+		Deferred:    "DEFERRABLE INITIALLY DEFERRED",
+		IDQuery:     "SELECT pg_backend_pid()",
+		Kill:        func(id int64) string { return fmt.Sprintf("SELECT pg_terminate_backend(%d, 10000)", id) },
+		Sleep:       "SELECT pg_sleep(60)",
+		Sleeping:    "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(60)'",
+		ReadOnly:    true,
+		Aborts:      true,
+		Conflict:    sql.TxOptions{Isolation: sql.LevelSerializable},
+	}
+	MySQL = Dialect{
+		Placeholder: question,
+		ID:          "BIGINT AUTO_INCREMENT PRIMARY KEY",
+		IDQuery:     "SELECT connection_id()",
+		Kill:        func(id int64) string { return fmt.Sprintf("KILL CONNECTION %d", id) },
+		Sleep:       "SELECT sleep(60)",
+		Sleeping:    "SELECT count(*) FROM information_schema.processlist WHERE info = 'SELECT sleep(60)'",
+		ReadOnly:    true,
+		Conflict:    sql.TxOptions{Isolation: sql.LevelSerializable},
+	}
+	// SQLite is for a file in WAL mode, with foreign keys and a busy_timeout switched on.
+	SQLite = Dialect{
+		Placeholder: question,
+		ID:          "INTEGER PRIMARY KEY AUTOINCREMENT",
+		Deferred:    "DEFERRABLE INITIALLY DEFERRED",
+		Sleep:       "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n < 4000000000) SELECT max(n) FROM c",
+	}
+)
+
+func question(int) string { return "?" }
+
+// Result is what came of one check.
+type Result struct {
+	Guarantee string // "G1"
+	Check     string // what was checked
+	Verdict   string // "yes", "NO", or "–" where the database has no such thing
+	Note      string // what is to be known beside a yes, and why there is none
+}
+
+// Run runs every check as a subtest. The pool must allow at least 10 connections;
+// it stays open.
+func Run(t *testing.T, db *sql.DB, d Dialect) []Result {
+	s := &suite{db: db, dialect: d}
+	s.drop(t)
+	s.create(t)
+	t.Cleanup(func() { s.drop(t) })
+	var results []Result
+	for _, c := range checks {
+		v := no
+		t.Run(c.guarantee+" "+c.name, func(t *testing.T) {
+			r := &run{T: t, suite: s}
+			r.exec("DELETE FROM sqlreq_work")
+			r.exec("UPDATE sqlreq_counter SET n = 0")
+			v = c.check(r)
+			r.poolIsClean()
+			if t.Failed() {
+				v = no
+			}
+		})
+		results = append(results, Result{c.guarantee, c.name, v.text, v.note})
+	}
+	return results
+}
+
+type check struct {
+	guarantee, name string
+	check           func(*run) verdict
+}
+
+type verdict struct{ text, note string }
+
+var (
+	yes = verdict{text: "yes"}
+	no  = verdict{text: "NO"}
+)
+
+// but is a yes with something to be known beside it.
+func but(note string) verdict { return verdict{"yes", note} }
+
+// without is for what the database does not have.
+func without(note string) verdict { return verdict{"–", note} }
+
+type suite struct {
+	db      *sql.DB
+	dialect Dialect
+}
+
+func (s *suite) create(t testing.TB) {
+	t.Helper()
+	for _, statement := range []string{
+		"CREATE TABLE sqlreq_work (id " + s.dialect.ID + ", note VARCHAR(200) NOT NULL)",
+		"CREATE TABLE sqlreq_counter (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)",
+		"INSERT INTO sqlreq_counter (id, n) VALUES (1, 0)",
+		"CREATE TABLE sqlreq_parent (id INTEGER PRIMARY KEY)",
+		"CREATE TABLE sqlreq_child (parent INTEGER, FOREIGN KEY (parent) REFERENCES sqlreq_parent (id) " + s.dialect.Deferred + ")",
+	} {
+		if _, err := s.db.Exec(statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
+
+func (s *suite) drop(t testing.TB) {
+	t.Helper()
+	for _, table := range []string{"child", "parent", "counter", "work"} {
+		if _, err := s.db.Exec("DROP TABLE IF EXISTS sqlreq_" + table); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// run is one check.
+type run struct {
+	*testing.T
+	*suite
+}
+
+// main is the key of the checks.
+const main = sqlreq.DefaultKey
+
+func (r *run) exec(query string) {
+	r.Helper()
+	if _, err := r.db.Exec(query); err != nil {
+		r.Fatalf("%s: %v", query, err)
+	}
+}
+
+// insert writes a row in the request's transaction.
+func (r *run) insert(ctx context.Context, note string) error {
+	_, err := main.ExecContext(ctx, "INSERT INTO sqlreq_work (note) VALUES ("+r.dialect.Placeholder(1)+")", note)
+	return err
+}
+
+// mustInsert is insert for handlers that cannot return an error.
+func (r *run) mustInsert(ctx context.Context, note string) {
+	if err := r.insert(ctx, note); err != nil {
+		r.Errorf("insert %s: %v", note, err)
+	}
+}
+
+// breakCommit does what makes COMMIT fail, by a deferred constraint or else by
+// the end of the connection.
+func (r *run) breakCommit(ctx context.Context) error {
+	if r.dialect.Deferred == "" {
+		return r.kill(ctx)
+	}
+	_, err := main.ExecContext(ctx, "INSERT INTO sqlreq_child (parent) VALUES (404)")
+	return err
+}
+
+// kill ends the connection of the request's transaction.
+func (r *run) kill(ctx context.Context) error {
+	var id int64
+	if err := main.QueryRowContext(ctx, r.dialect.IDQuery).Scan(&id); err != nil {
+		return err
+	}
+	_, err := r.db.ExecContext(ctx, r.dialect.Kill(id))
+	return err
+}
+
+func (r *run) count() (n int) {
+	r.Helper()
+	if err := r.db.QueryRow("SELECT count(*) FROM sqlreq_work").Scan(&n); err != nil {
+		r.Fatal(err)
+	}
+	return n
+}
+
+// rows fails the check if the table of work does not have that many rows.
+func (r *run) rows(want int) {
+	r.Helper()
+	if got := r.count(); got != want {
+		r.Errorf("%d rows, want %d", got, want)
+	}
+}
+
+// patience is how long the suite waits for what must come to pass.
+const patience = 30 * time.Second
+
+// eventually polls what nothing else can tell of.
+func (r *run) eventually(what string, ok func() bool) {
+	r.Helper()
+	for deadline := time.Now().Add(patience); !ok(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			r.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
+// poolIsClean: every connection was given back, and each of those that are left can
+// begin, which one that was left inside of a transaction could not.
+func (r *run) poolIsClean() {
+	r.Helper()
+	r.eventually("every connection is given back", func() bool { return r.db.Stats().InUse == 0 })
+	var conns []*sql.Conn
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	for range r.db.Stats().Idle {
+		c, err := r.db.Conn(context.Background())
+		if err != nil {
+			r.Fatal(err)
+		}
+		conns = append(conns, c)
+		if _, err := c.ExecContext(context.Background(), "BEGIN"); err != nil {
+			r.Errorf("a connection in the pool cannot begin: %v", err)
+			continue
+		}
+		if _, err := c.ExecContext(context.Background(), "ROLLBACK"); err != nil {
+			r.Error(err)
+		}
+	}
+}
+
+// events collects what Observe is told.
+type events struct {
+	sync.Mutex
+	all []sqlreq.Event
+}
+
+func (e *events) add(_ context.Context, event sqlreq.Event) {
+	e.Lock()
+	defer e.Unlock()
+	e.all = append(e.all, event)
+}
+
+func (e *events) outcomes() string {
+	e.Lock()
+	defer e.Unlock()
+	var names []string
+	for _, event := range e.all {
+		names = append(names, event.Outcome.String())
+	}
+	return strings.Join(names, " ")
+}
+
+// ambiguous reports whether the last transaction ended in a COMMIT of unknown outcome.
+func (e *events) ambiguous() bool {
+	e.Lock()
+	defer e.Unlock()
+	var c *sqlreq.CommitError
+	return len(e.all) > 0 && errors.As(e.all[len(e.all)-1].Err, &c) && c.Ambiguous
+}
+
+func (r *run) registry(bindings ...sqlreq.Binding) (*sqlreq.Registry, *events) {
+	r.Helper()
+	if len(bindings) == 0 {
+		bindings = []sqlreq.Binding{{DB: r.db}}
+	}
+	reg, err := sqlreq.New(bindings...)
+	if err != nil {
+		r.Fatal(err)
+	}
+	e := new(events)
+	reg.Observe, reg.Logger = e.add, slog.New(slog.DiscardHandler)
+	return reg, e
+}
+
+// serve starts h on a TCP connection on loopback, with HTTP/2 as well.
+func (r *run) serve(h http.Handler) *httptest.Server {
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	r.Cleanup(srv.Close)
+	return srv
+}
+
+// client returns a client for one protocol, 1 or 2.
+func client(srv *httptest.Server, protocol int) *http.Client {
+	c := srv.Client()
+	if protocol == 2 {
+		return c
+	}
+	t := c.Transport.(*http.Transport).Clone()
+	t.ForceAttemptHTTP2 = false
+	t.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	return &http.Client{Transport: t}
+}
+
+// answer is what a client sees. err is that of a broken transfer.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+	err    error
+}
+
+func (a answer) String() string {
+	return fmt.Sprintf("%d, %d bytes of body, error %v", a.status, len(a.body), a.err)
+}
+
+// complete reports whether a client would take a for a success.
+func (a answer) complete() bool { return a.err == nil && a.status < 400 }
+
+func do(c *http.Client, req *http.Request) answer {
+	res, err := c.Do(req)
+	if err != nil {
+		return answer{err: err}
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return answer{res.StatusCode, res.Header, string(b), err}
+}
+
+func post(c *http.Client, url, body string) answer {
+	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return answer{err: err}
+	}
+	return do(c, req)
+}
+
+// want fails the check if the status is another, or the transfer broke.
+func (r *run) want(a answer, status int) {
+	r.Helper()
+	if a.err != nil || a.status != status {
+		r.Errorf("got %v, want %d", a, status)
+	}
+}

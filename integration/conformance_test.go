@@ -1,0 +1,101 @@
+package integration
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/sqlreq/sqlreq/integration/conformance"
+)
+
+var (
+	update      = flag.Bool("update", false, "write the table in README.md")
+	dsnFlag     = flag.String("dsn", "", "data source name for TestDSN")
+	driverFlag  = flag.String("driver", "pgx", "driver for TestDSN")
+	dialectFlag = flag.String("dialect", "postgresql", "dialect for TestDSN: postgresql, mysql or sqlite")
+)
+
+// TestDSN runs the suite on the database of whoever calls it.
+func TestDSN(t *testing.T) {
+	if *dsnFlag == "" {
+		t.Skip("no -dsn: see README.md")
+	}
+	dialect, ok := map[string]conformance.Dialect{
+		"postgresql": conformance.PostgreSQL,
+		"mysql":      conformance.MySQL,
+		"sqlite":     conformance.SQLite,
+	}[*dialectFlag]
+	if !ok {
+		t.Fatalf("-dialect=%s: it is postgresql, mysql or sqlite", *dialectFlag)
+	}
+	conformance.Run(t, openDSN(t, *driverFlag, *dsnFlag), dialect)
+}
+
+// TestConformance runs the suite on every driver. Its results are the table in README.md.
+func TestConformance(t *testing.T) {
+	results := make(map[string][]conformance.Result)
+	complete := true
+	for _, d := range databases {
+		complete = t.Run(d.name, func(t *testing.T) {
+			results[d.name] = conformance.Run(t, d.open(t), d.dialect)
+		}) && results[d.name] != nil && complete
+	}
+	if !complete || len(databases) < 5 {
+		return // a driver failed, was skipped, or left out with -run: half a table is none
+	}
+	const begin, end = "<!-- written by TestConformance: begin -->\n", "<!-- end -->\n"
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	old, after, ok2 := strings.Cut(rest, end)
+	if !ok1 || !ok2 {
+		t.Fatalf("README.md has no place for the table: want %s%s", begin, end)
+	}
+	got := table(results)
+	if old == got {
+		return
+	}
+	if !*update {
+		t.Fatalf("the table in README.md is another; if that is right: go test -run TestConformance . -update\ngot\n%s\nwant\n%s", got, old)
+	}
+	if err := os.WriteFile("README.md", []byte(before+begin+got+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// table is the results, drivers by checks, with the notes below.
+func table(results map[string][]conformance.Result) string {
+	var b strings.Builder
+	b.WriteString("| | what is checked |")
+	for _, d := range databases {
+		b.WriteString(" " + strings.Replace(d.name, ", ", "<br>", 1) + " |")
+	}
+	b.WriteString("\n| --- | --- |" + strings.Repeat(" --- |", len(databases)) + "\n")
+	var notes []string
+	numbers := make(map[string]int)
+	for i, check := range results[databases[0].name] {
+		fmt.Fprintf(&b, "| %s | %s |", check.Guarantee, check.Check)
+		for _, d := range databases {
+			r := results[d.name][i]
+			if r.Note == "" {
+				fmt.Fprintf(&b, " %s |", r.Verdict)
+				continue
+			}
+			if numbers[r.Note] == 0 {
+				notes = append(notes, r.Note)
+				numbers[r.Note] = len(notes)
+			}
+			fmt.Fprintf(&b, " %s (%d) |", r.Verdict, numbers[r.Note])
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n")
+	for i, note := range notes {
+		fmt.Fprintf(&b, "%d. %s.\n", i+1, strings.ToUpper(note[:1])+note[1:])
+	}
+	return b.String()
+}

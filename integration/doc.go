@@ -1,0 +1,3 @@
+// Package integration tests sqlreq on real database servers, with the common
+// drivers; see README.md.
+package integration

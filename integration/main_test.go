@@ -1,0 +1,48 @@
+package integration
+
+import (
+	"database/sql"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/sqlreq/sqlreq/integration/conformance"
+	"github.com/sqlreq/sqlreq/integration/internal/servers"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(servers.Run(m))
+}
+
+// database is a driver and a database that it runs on.
+type database struct {
+	name    string // in the table
+	driver  string
+	dsn     func(testing.TB) string
+	dialect conformance.Dialect
+}
+
+// databases are those of the files named after the drivers.
+var databases []database
+
+func (d database) open(t testing.TB) *sql.DB {
+	t.Helper()
+	return openDSN(t, d.driver, d.dsn(t))
+}
+
+func openDSN(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	db.SetMaxIdleConns(16)
+	return db
+}
+
+// file returns the path of a new SQLite database.
+func file(t testing.TB) string {
+	return t.TempDir() + "/test.db"
+}
