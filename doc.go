@@ -73,6 +73,10 @@
 // request can only roll back (or go back to a [Savepoint]). Not seen are errors that
 // come later, out of rows.Next or a prepared statement, constraint errors under
 // OR ROLLBACK, and statements run on *sql.Tx. For those there is Binding.Guard.
+// A handler that swallows a deadlock (1213) of MariaDB on *sql.Tx and goes on is
+// told nil by COMMIT, its client gets a 200, and only what ran after the deadlock is
+// there; with Guard it is a 500 and CommitError.Ambiguous; through a Key it is a 503
+// and nothing is there.
 //
 // # Several databases
 //
