@@ -30,6 +30,7 @@ import (
 	"github.com/DATA-DOG/go-sqlmock"
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	_ "modernc.org/sqlite"
 )
 
 // G1 on every protocol and in every way of answering is the matter of internal/wiretest.

@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
-	_ "modernc.org/sqlite"
 )
 
 // Main is the key of most tests.
@@ -36,7 +35,8 @@ const (
 // ErrTest is an error that means nothing to the library.
 var ErrTest = errors.New("test")
 
-// OpenDB returns a new SQLite file with the schema.
+// OpenDB returns a new SQLite file with the schema. The test imports the driver
+// (modernc.org/sqlite), so that no package of the module does.
 func OpenDB(t testing.TB) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+filepath.ToSlash(filepath.Join(t.TempDir(), "test.db"))+

@@ -33,6 +33,7 @@ import (
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	_ "modernc.org/sqlite"
 )
 
 // wireLimit is the HoldLimit of these tests, above what net/http buffers by itself.
