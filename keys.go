@@ -238,6 +238,19 @@ func (k Key) find(s *scope) (*scope, *binding, error) {
 	return nil, nil, because(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
+// use returns the scope of ctx, and what find returns there, if the unit of work
+// is not over.
+func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
+	if s = scopeOf(ctx); s == nil {
+		return nil, nil, nil, ErrNoRegistry
+	}
+	if s.over() {
+		return nil, nil, nil, ErrFinished
+	}
+	c, b, err = k.find(s)
+	return s, c, b, err
+}
+
 // open returns the keys that a handler in s could use.
 func (s *scope) open() []Key {
 	var keys []Key

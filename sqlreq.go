@@ -620,11 +620,10 @@ type tries struct {
 // before it says so. status is that of the response, 0 in a Do.
 func (t *tries) again(w *work, status int, err error) bool {
 	conflict := err != nil && w.retryable(err)
+	// A plain handler, or one that hid the cause: the statements have told.
+	hidden := StatusCode(err) >= 500 || err == nil && status >= 500
 	w.mu.Lock()
-	if !conflict && (StatusCode(err) >= 500 || err == nil && status >= 500) {
-		// A plain handler, or one that hid the cause: the statements have told.
-		conflict = w.ledger != nil && w.ledger.met != nil
-	}
+	conflict = conflict || hidden && w.ledger != nil && w.ledger.met != nil
 	ok := conflict && !w.committed && t.n < t.retry.Attempts
 	w.mu.Unlock()
 	if ok && t.body != nil {
@@ -959,14 +958,7 @@ const (
 
 // begin returns the transaction of k, begun if there is none.
 func (k Key) begin(ctx context.Context, why purpose, opts *sql.TxOptions) (open, error) {
-	s := scopeOf(ctx)
-	if s == nil {
-		return open{}, ErrNoRegistry
-	}
-	if s.hook {
-		return open{}, ErrFinished
-	}
-	c, b, err := k.find(s)
+	s, c, b, err := k.use(ctx)
 	if err != nil {
 		return open{}, err
 	}
@@ -1534,14 +1526,7 @@ func Rollback(ctx context.Context) error { return DefaultKey.Rollback(ctx) }
 func (k Key) Rollback(ctx context.Context) error { return k.endNow(ctx, false) }
 
 func (k Key) endNow(ctx context.Context, commit bool) error {
-	s := scopeOf(ctx)
-	if s == nil {
-		return ErrNoRegistry
-	}
-	if s.over() {
-		return ErrFinished
-	}
-	c, b, err := k.find(s)
+	s, c, b, err := k.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -1827,14 +1812,7 @@ func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) e
 	if fn == nil {
 		return fmt.Errorf("sqlreq: key %q: the function of a hook is nil", k)
 	}
-	s := scopeOf(ctx)
-	if s == nil {
-		return ErrNoRegistry
-	}
-	if s.over() {
-		return ErrFinished
-	}
-	c, b, err := k.find(s)
+	s, c, b, err := k.use(ctx)
 	if err != nil {
 		return err
 	}
