@@ -337,7 +337,9 @@ func TestG7LateWriteReachesNoOtherRequest(t *testing.T) {
 	writes := map[string]func(http.ResponseWriter) (int64, error){
 		"Write":       func(w http.ResponseWriter) (int64, error) { n, err := w.Write([]byte("late")); return int64(n), err },
 		"WriteString": func(w http.ResponseWriter) (int64, error) { n, err := io.WriteString(w, "late"); return int64(n), err },
-		"ReadFrom":    func(w http.ResponseWriter) (int64, error) { return w.(io.ReaderFrom).ReadFrom(strings.NewReader("late")) },
+		"ReadFrom": func(w http.ResponseWriter) (int64, error) {
+			return w.(io.ReaderFrom).ReadFrom(strings.NewReader("late"))
+		},
 	}
 	type response struct {
 		w   http.ResponseWriter
