@@ -20,24 +20,25 @@ import (
 )
 
 func main() {
-	quick := flag.Bool("quick", false, "take two minutes, for a first look")
+	rounds := flag.Int("rounds", 7, "how often everything is measured; a round takes about 100 s")
+	quick := flag.Bool("quick", false, "one round, for a first look")
 	render := flag.Bool("render", false, "run nothing, write the tables and plots again")
 	flag.Parse()
-	if err := report(*quick, *render); err != nil {
+	if *quick {
+		*rounds = 1
+	}
+	if err := report(*rounds, *render); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func report(quick, render bool) error {
+func report(rounds int, render bool) error {
 	if _, err := os.Stat("report/main.go"); err != nil {
 		return errors.New("run it in the folder benchmarks: go run -C benchmarks ./report")
 	}
 	if !render {
-		budget, rounds := 12*time.Minute, 7
-		if quick {
-			budget, rounds = 100*time.Second, 1
-		}
+		budget := time.Duration(rounds) * 100 * time.Second
 		if err := run(benchmarks.All(os.Getenv(benchmarks.PostgresEnv)), budget, rounds); err != nil {
 			return err
 		}
