@@ -3403,3 +3403,13 @@ func TestReadmeNamesTests(t *testing.T) {
 		}
 	}
 }
+
+// TestIsRetryable: what the drivers' errors look like is the matter of internal/sqlerr.
+func TestIsRetryable(t *testing.T) {
+	if err := fmt.Errorf("save: %w", conflict{}); !sqlreq.IsRetryable(err) {
+		t.Errorf("got false for %v with SQLSTATE 40001, want true", err)
+	}
+	if sqlreq.IsRetryable(sqlreqtest.ErrTest) || sqlreq.IsRetryable(nil) {
+		t.Error("got true for an error of no database, or none, want false")
+	}
+}
