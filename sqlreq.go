@@ -1651,7 +1651,7 @@ func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) erro
 	return sp.release(k)
 }
 
-// exec runs a statement about sp through the gate, whether or not a context has ended.
+// exec runs a statement about a savepoint. The caller is through the gate.
 func (p *pool) exec(ctx context.Context, query string) error {
 	_, err := p.tx.ExecContext(ctx, query)
 	if errors.Is(err, sql.ErrTxDone) {
@@ -1706,7 +1706,8 @@ func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	return sp, nil
 }
 
-// leave ends sp by a statement; what comes of its hooks is up to settle.
+// leave ends sp by a statement, which runs also if every context has ended; what
+// its outcome means is up to settle.
 func (sp *savepoint) leave(query string, settle func(error) error) error {
 	p, w := sp.pool, sp.pool.work
 	if err := w.pass(context.Background(), &p.gate); err != nil {
