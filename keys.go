@@ -113,6 +113,9 @@ type binding struct {
 	reg *Registry
 }
 
+// guards reports whether its transactions are guarded.
+func (b *binding) guards() bool { return b.Guard && b.Tx == nil }
+
 // door is an entrance to a registry: what it opens to the handlers behind it.
 // It is fixed at set-up.
 type door struct {
@@ -238,16 +241,18 @@ func (k Key) find(s *scope) (*scope, *binding, error) {
 	return nil, nil, because(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
-// use returns the scope of ctx, and what find returns there, if the unit of work
-// is not over.
+// use returns the scope of ctx, and what find returns there. Whether the unit of
+// work is over is seen when its lock is taken, unless there is an error already.
 func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
 	}
-	if s.over() {
+	if s.hook {
 		return nil, nil, nil, ErrFinished
 	}
-	c, b, err = k.find(s)
+	if c, b, err = k.find(s); err != nil && s.over() {
+		err = ErrFinished
+	}
 	return s, c, b, err
 }
 

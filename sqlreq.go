@@ -24,6 +24,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/turn"
+	"github.com/sqlreq/sqlreq/internal/wait"
 )
 
 // Registry holds the databases of an application by key, and what happens to
@@ -337,7 +338,7 @@ func (x *exchange) unwind() {
 func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (again, abort bool) {
 	w := &x.work
 	state := x.Seal()
-	err := w.end(w.wantsCommit(state.Status, x.SentHeader))
+	err := w.endAs(state.Status, x.SentHeader)
 	if t != nil && state.Held && t.again(w, state.Status, err) {
 		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
 		if f := x.scope.req.MultipartForm; f != nil && r.MultipartForm == nil {
@@ -360,12 +361,13 @@ func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (ag
 	case state.Held:
 		x.Reset()
 		x.answer(rw, r, err)
+		x.Close()
 	default:
 		logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), w.attempt, err)
 		x.Abort()
+		x.Close()
 		abort = true
 	}
-	x.Close()
 	return false, abort
 }
 
@@ -393,7 +395,6 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	answered = true
 	w.Seal()
 	w.Release()
-	w.Close()
 }
 
 // Hijack commits what is open and takes the connection over. It fails, and
@@ -451,39 +452,49 @@ type work struct {
 	parent   *work      // around a Do
 	attempt  int
 
+	begun        int32 // transactions so far
 	finished     bool
-	commitFailed bool  // a COMMIT was tried, and failed
-	committed    bool  // something is committed, or may be, or an AfterCommit function ran: no retry
-	err          error // the first failure
-	errAt        *scope
+	commitFailed bool // a COMMIT was tried, and failed
+	committed    bool // something is committed, or may be, or an AfterCommit function ran: no retry
+	met          bool // a statement, or a begin, met a conflict
+	waited       bool // for a transaction, in vain
+
+	err   error // the first failure
+	errAt *scope
 
 	ledger *ledger // of a unit that asked for something
 }
 
-// ledger is what a unit of work has used.
+// ledger is what a unit of work has used. Most use one key of one pool: the first
+// of each is part of it, the others follow.
 type ledger struct {
-	uses   []*use
-	pools  []*pool
+	use    use
+	pool   pool
 	hooks  []hook
-	vetoes []*Registry // nested ones with a CommitIf
-	begun  int         // transactions so far
-	met    error       // the last retryable error of a statement or a begin
-	waited bool        // for a transaction, in vain
+	vetoes *veto
+}
 
-	// Most units use one key of one pool: the first of each is part of the ledger.
-	use0   use
-	pool0  pool
-	uses0  [1]*use
-	pools0 [1]*pool
+// veto is a registry whose CommitIf is asked.
+type veto struct {
+	reg  *Registry
+	next *veto
 }
 
 func (w *work) book() *ledger {
 	if w.ledger == nil {
 		w.ledger = new(ledger)
-		w.ledger.uses = w.ledger.uses0[:0]
-		w.ledger.pools = w.ledger.pools0[:0]
 	}
 	return w.ledger
+}
+
+// pools yields the pools that the unit has used. The caller holds the lock, or
+// lets nobody add one.
+func (w *work) pools(yield func(*pool) bool) {
+	if w.ledger == nil || w.ledger.pool.work == nil {
+		return
+	}
+	for p := &w.ledger.pool; p != nil && yield(p); p = p.next {
+	}
 }
 
 // over reports whether the transactions of s are no longer to be used.
@@ -500,34 +511,36 @@ func (w *work) enter(reg *Registry) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l := w.book(); !slices.Contains(l.vetoes, reg) {
-		l.vetoes = append(l.vetoes, reg)
-	}
-}
-
-// wantsCommit asks every CommitIf, if nothing has failed; if there is none, the
-// status decides.
-func (w *work) wantsCommit(status int, header func() http.Header) bool {
-	asked := false
-	w.mu.Lock()
-	if w.err != nil {
-		w.mu.Unlock()
-		return false
-	}
-	regs := []*Registry{w.root.door.reg}
-	if w.ledger != nil {
-		regs = append(regs, w.ledger.vetoes...)
-	}
-	w.mu.Unlock()
-	for _, reg := range regs {
-		if reg.CommitIf != nil {
-			asked = true
-			if !reg.CommitIf(status, header()) {
-				return false
-			}
+	l := w.book()
+	for v := l.vetoes; v != nil; v = v.next {
+		if v.reg == reg {
+			return
 		}
 	}
-	return asked || status < 400
+	l.vetoes = &veto{reg, l.vetoes}
+}
+
+// commitsLocked asks every CommitIf, if nothing has failed; if there is none, the
+// status decides. The caller holds the lock, which is given up while they are
+// asked, and for good if one of them panics.
+func (w *work) commitsLocked(status int, header func() http.Header) bool {
+	ask := veto{reg: w.root.door.reg}
+	if w.ledger != nil {
+		ask.next = w.ledger.vetoes
+	}
+	switch {
+	case w.err != nil:
+		return false
+	case ask.reg.CommitIf == nil && ask.next == nil:
+		return status < 400
+	}
+	w.mu.Unlock()
+	commit := true
+	for v := &ask; v != nil && commit; v = v.next {
+		commit = v.reg.CommitIf == nil || v.reg.CommitIf(status, header())
+	}
+	w.mu.Lock()
+	return commit
 }
 
 // Fail makes the request fail with err, as if its handler had returned it: for
@@ -623,7 +636,7 @@ func (t *tries) again(w *work, status int, err error) bool {
 	// A plain handler, or one that hid the cause: the statements have told.
 	hidden := StatusCode(err) >= 500 || err == nil && status >= 500
 	w.mu.Lock()
-	conflict = conflict || hidden && w.ledger != nil && w.ledger.met != nil
+	conflict = conflict || hidden && w.met
 	ok := conflict && !w.committed && t.n < t.retry.Attempts
 	w.mu.Unlock()
 	if ok && t.body != nil {
@@ -728,53 +741,96 @@ func (reg *Registry) doOnce(ctx context.Context, outer *scope, attempt int, fn f
 
 // use is a key in a unit of work.
 type use struct {
+	next    *use
 	binding *binding
-	scope   *scope // of the registry that bound it
-	gate    gate   // for Route and TxOptions
-	asked   bool   // Route
-	opted   bool   // TxOptions
-	err     error  // of Route
-	pool    *pool  // nil until Route has answered
-	opts    sql.TxOptions
+	scope   *scope  // of the registry that bound it
+	pool    *pool   // nil until Route has answered
+	choice  *choice // nil if the binding has nothing to choose
+}
+
+// choice is what Route and TxOptions have said.
+type choice struct {
+	gate   gate
+	routed bool  // Route was asked
+	err    error // of Route
+	opted  bool  // TxOptions was asked
+	opts   *sql.TxOptions
+}
+
+// settled reports whether all that is needed is known. The caller holds the lock.
+func (u *use) settled(opts bool) bool {
+	return u.choice == nil || u.pool != nil && (u.choice.opted || !opts)
+}
+
+// options returns those of the binding; nil are the driver's defaults.
+func (u *use) options() *sql.TxOptions {
+	if u.choice == nil {
+		return nil
+	}
+	return u.choice.opts
+}
+
+// chosen returns a copy of opts, nil if they are the driver's defaults.
+func chosen(opts *sql.TxOptions) *sql.TxOptions {
+	if opts == nil || *opts == (sql.TxOptions{}) {
+		return nil
+	}
+	o := *opts
+	return &o
+}
+
+func sameOptions(a, b *sql.TxOptions) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 // pool is a database in a unit of work: its *sql.DB, or the test's *sql.Tx, and
 // the transaction that is open on it.
 type pool struct {
-	work  *work
-	db    *sql.DB
-	outer *sql.Tx // Binding.Tx
-	gate  gate    // whoever begins, ends or nests the transaction is through it
+	next   *pool
+	work   *work
+	db     *sql.DB
+	within *within       // nil for a *sql.DB
+	gate   gate          // whoever begins, ends or nests the transaction is through it
+	wait   *wait.Context // of a BEGIN that is under way; nil otherwise
 
-	life   values             // of the first transaction
-	cancel context.CancelFunc // ends a BEGIN that is under way; nil otherwise
-
-	tx     *sql.Tx // nil when none is open
-	by     *use    // that began it
-	opts   sql.TxOptions
+	tx     *sql.Tx        // nil when none is open
+	by     *use           // that began it
+	opts   *sql.TxOptions // it was begun with
+	point  *savepoint     // the innermost open one
+	broken error          // the server may have ended the transaction: only a rollback is left
+	times  *times         // nil if nobody wants to know
+	number int32          // in the order of the BEGINs
+	names  int32          // of savepoints used
+	fate   Outcome        // how its last transaction ended; 0 if nobody knows
 	guard  bool
-	number int        // in the order of the BEGINs
-	name   string     // of the savepoint that this transaction is in outer
-	names  int        // of savepoints used
-	point  *savepoint // the innermost open one
-	broken error      // the server may have ended the transaction: only a rollback is left
+	waited bool // first has been used
+	late   bool // begun when its context had ended: database/sql rolls it back too
 
-	fate Outcome   // how its last transaction ended; 0 if nobody knows
-	nest turn.Turn // for Binding.Tx: of what nests in this transaction
-	free func()    // for Binding.Tx: gives the turn at outer back
-	late bool      // begun when its context had ended: database/sql rolls it back too
+	first wait.Context // of the first BEGIN; a driver may keep it
+}
 
-	wait  time.Duration // for the Event
+// within is the test's transaction (Binding.Tx) that those of units of work are
+// savepoints of.
+type within struct {
+	tx   *sql.Tx
+	name string    // of the savepoint
+	nest turn.Turn // for what nests in the savepoint
+	free func()    // gives the turn at tx back
+}
+
+// times are for the Event.
+type times struct {
+	wait  time.Duration
 	began time.Time
 }
 
-// values is context.WithoutCancel as a part of something else, for the sake of
-// one allocation.
-type values struct{ context.Context }
-
-func (*values) Deadline() (time.Time, bool) { return time.Time{}, false }
-func (*values) Done() <-chan struct{}       { return nil }
-func (*values) Err() error                  { return nil }
+// test returns the test's transaction, nil if there is none.
+func (p *pool) test() *sql.Tx {
+	if p.within == nil {
+		return nil
+	}
+	return p.within.tx
+}
 
 // gate lets one goroutine through at a time, without a lock being held
 // meanwhile. work.mu guards it.
@@ -787,6 +843,11 @@ type gate struct {
 func (w *work) pass(ctx context.Context, g *gate) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.passLocked(ctx, g)
+}
+
+// passLocked is pass for who holds the lock. It is given up during a wait.
+func (w *work) passLocked(ctx context.Context, g *gate) error {
 	for {
 		if w.finished {
 			return ErrFinished
@@ -822,6 +883,10 @@ func (g *gate) waitLocked() <-chan struct{} {
 func (w *work) leave(g *gate) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	g.leaveLocked()
+}
+
+func (g *gate) leaveLocked() {
 	g.busy = false
 	if g.free != nil {
 		close(g.free)
@@ -838,12 +903,11 @@ type beginError struct {
 func (b *beginError) Error() string { return fmt.Sprintf("sqlreq: begin on key %q: %v", b.key, b.err) }
 func (b *beginError) Unwrap() error { return b.err }
 
-// useOf returns the use of b in the unit, a new one if there is none.
-func (w *work) useOf(c *scope, b *binding) (*use, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// useLocked returns the use of b in the unit, a new one if there is none. The
+// caller holds the lock.
+func (w *work) useLocked(c *scope, b *binding) (*use, error) {
 	if w.ledger != nil {
-		for _, u := range w.ledger.uses {
+		for u := &w.ledger.use; u != nil; u = u.next {
 			if u.binding == b {
 				return u, nil
 			}
@@ -852,93 +916,105 @@ func (w *work) useOf(c *scope, b *binding) (*use, error) {
 	if w.finished {
 		return nil, ErrFinished
 	}
-	l := w.book()
-	u := &l.use0
-	if len(l.uses) > 0 {
-		u = new(use)
+	u := &w.book().use
+	if u.binding != nil {
+		u.next = &use{next: u.next}
+		u = u.next
 	}
 	u.binding, u.scope = b, c
 	if b.Route == nil {
-		u.asked = true
 		u.pool = w.poolLocked(b.DB, b.Tx)
 	}
-	u.opted = b.TxOptions == nil
-	l.uses = append(l.uses, u)
+	if b.Route != nil || b.TxOptions != nil {
+		u.choice = &choice{routed: b.Route == nil, opted: b.TxOptions == nil}
+	}
 	return u, nil
 }
 
 // poolLocked returns the pool of db, or of tx: several keys may share it.
 func (w *work) poolLocked(db *sql.DB, tx *sql.Tx) *pool {
-	l := w.book()
-	for _, p := range l.pools {
-		if p.db == db && p.outer == tx {
+	for p := range w.pools {
+		if p.db == db && p.test() == tx {
 			return p
 		}
 	}
-	p := &l.pool0
-	if len(l.pools) > 0 {
-		p = new(pool)
+	p := &w.book().pool
+	if p.work != nil {
+		p.next = &pool{next: p.next}
+		p = p.next
 	}
-	p.work, p.db, p.outer = w, db, tx
-	l.pools = append(l.pools, p)
+	p.work, p.db = w, db
+	if tx != nil {
+		p.within = &within{tx: tx}
+	}
 	return p
 }
 
 func (w *work) firstKey() Key {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ledger == nil || len(w.ledger.uses) == 0 {
+	if w.ledger == nil || w.ledger.use.binding == nil {
 		return ""
 	}
-	return w.ledger.uses[0].binding.Key
+	return w.ledger.use.binding.Key
 }
 
-// resolve asks Route, and TxOptions if opts is true, where that was not done yet.
+// resolve returns the use of b with its pool known, and its options if opts is true.
 func (w *work) resolve(ctx context.Context, c *scope, b *binding, opts bool) (*use, error) {
-	u, err := w.useOf(c, b)
-	if err != nil || b.Route == nil && (!opts || b.TxOptions == nil) {
+	w.mu.Lock()
+	u, err := w.resolveLocked(ctx, c, b, opts)
+	w.mu.Unlock()
+	return u, err
+}
+
+// resolveLocked is resolve for who holds the lock. It is given up while the
+// binding's functions are asked, and for good if one of them panics.
+func (w *work) resolveLocked(ctx context.Context, c *scope, b *binding, opts bool) (*use, error) {
+	u, err := w.useLocked(c, b)
+	if err != nil || u.settled(opts) {
 		return u, err
 	}
-	w.mu.Lock()
-	known := u.pool != nil && (!opts || u.opted)
 	w.mu.Unlock()
-	if known {
-		return u, nil
+	err = w.choose(ctx, u, opts)
+	w.mu.Lock()
+	return u, err
+}
+
+// choose asks Route, and TxOptions if opts is true, where that was not done yet.
+func (w *work) choose(ctx context.Context, u *use, opts bool) error {
+	b, c, r := u.binding, u.choice, u.scope.req
+	if err := w.pass(ctx, &c.gate); err != nil {
+		return w.beginFailed(ctx, b.Key, err)
 	}
-	if err := w.pass(ctx, &u.gate); err != nil {
-		return nil, w.beginFailed(ctx, b.Key, err)
-	}
-	defer w.leave(&u.gate)
-	if !u.asked {
-		db, err := b.Route(ctx, c.req)
+	defer w.leave(&c.gate)
+	if !c.routed {
+		db, err := b.Route(ctx, r)
 		if err == nil && db == nil {
 			err = errors.New("the Route returned no *sql.DB and no error")
 		}
 		if err != nil {
 			err = w.beginFailed(ctx, b.Key, err)
 			if ctx.Err() != nil {
-				return nil, err // the next one, with time left, asks again
+				return err // the next one, with time left, asks again
 			}
 		}
 		w.mu.Lock()
-		u.asked, u.err = true, err
+		c.routed, c.err = true, err
 		if err == nil {
 			u.pool = w.poolLocked(db, nil)
 		}
 		w.mu.Unlock()
 	}
-	if u.err != nil {
-		return nil, u.err
+	if c.err != nil {
+		return c.err
 	}
-	if opts && !u.opted {
-		if o := b.TxOptions(ctx, c.req); o != nil {
-			u.opts = *o
-		}
+	if opts && !c.opted {
+		o := chosen(b.TxOptions(ctx, r))
 		w.mu.Lock()
-		u.opted = true
+		c.opted, c.opts = true, o
 		w.mu.Unlock()
 	}
-	return u, nil
+	return nil
 }
 
 // open is a transaction as a use of a key found it.
@@ -963,46 +1039,65 @@ func (k Key) begin(ctx context.Context, why purpose, opts *sql.TxOptions) (open,
 		return open{}, err
 	}
 	w := s.work
-	u, err := w.resolve(ctx, c, b, why != withOptions)
+	w.mu.Lock()
+	u, err := w.resolveLocked(ctx, c, b, why != withOptions)
 	if err != nil {
+		w.mu.Unlock()
 		return open{}, err
 	}
 	p := u.pool
-	if err := w.pass(ctx, &p.gate); err != nil {
+	if err := w.passLocked(ctx, &p.gate); err != nil {
+		w.mu.Unlock()
 		return open{}, w.beginFailed(ctx, k, err)
 	}
-	defer w.leave(&p.gate)
 	if p.tx != nil {
-		return open{pool: p, tx: p.tx}, p.shared(k, u, why)
+		return p.share(k, u, why)
 	}
-	p.by, p.guard, p.opts = u, b.Guard && b.Tx == nil, u.opts
+	p.by, p.guard, p.opts = u, b.guards(), u.options()
 	if why == withOptions {
-		p.opts = sql.TxOptions{}
-		if opts != nil {
-			p.opts = *opts
-		}
+		p.opts = chosen(opts)
 	}
-	if err := p.begin(ctx, b); err != nil {
+	p.wait = &p.first
+	if p.waited { // a driver may have kept it
+		p.wait = new(wait.Context)
+	}
+	p.waited = true
+	p.wait.Init(ctx)
+	w.mu.Unlock()
+	tx, err := p.begin(ctx, b)
+	if err != nil {
 		return open{}, w.beginFailed(ctx, k, err)
 	}
-	return open{pool: p, tx: p.tx}, nil
+	return open{pool: p, tx: tx}, nil
 }
 
-// shared says whether u may use the transaction that is open.
-func (p *pool) shared(k Key, u *use, why purpose) error {
-	b := u.binding
-	switch {
-	case why == withOptions:
-		return because(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", k, p.by.binding.Key)
-	case p.by != u && (p.opts != u.opts || p.guard != (b.Guard && b.Tx == nil)):
-		return because(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", k, p.by.binding.Key)
-	case why == forCaller && ended(p.tx):
-		return endedError(k)
+// share returns the transaction that is open, if u may use it. The caller is
+// through the gate and holds the lock; both are given up.
+func (p *pool) share(k Key, u *use, why purpose) (open, error) {
+	w, o := p.work, open{pool: p, tx: p.tx}
+	err := p.clash(k, u, why)
+	if err == nil && why == forCaller {
+		w.mu.Unlock() // a statement may keep the *sql.Tx busy
+		if ended(o.tx) {
+			err = endedError(k)
+		}
+		w.mu.Lock()
 	}
-	p.work.mu.Lock()
-	defer p.work.mu.Unlock()
-	if p.broken != nil {
-		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", k, p.broken)
+	if err == nil && p.broken != nil {
+		err = fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", k, p.broken)
+	}
+	p.gate.leaveLocked()
+	w.mu.Unlock()
+	return o, err
+}
+
+// clash says why u may not share the transaction that is open.
+func (p *pool) clash(k Key, u *use, why purpose) error {
+	switch by := p.by.binding.Key; {
+	case why == withOptions:
+		return because(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", k, by)
+	case p.by != u && (!sameOptions(p.opts, u.options()) || p.guard != u.binding.guards()):
+		return because(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", k, by)
 	}
 	return nil
 }
@@ -1025,7 +1120,7 @@ func (w *work) beginFailed(ctx context.Context, k Key, err error) error {
 	w.meet(err)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || w.root.Context.Err() != nil {
 		w.mu.Lock()
-		w.book().waited = true
+		w.waited = true
 		w.mu.Unlock()
 		return &unavailable{err}
 	}
@@ -1039,53 +1134,40 @@ func (w *work) meet(err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.book().met = err
+	w.met = true
 }
 
-// begin begins the transaction. The caller is through the gate.
-func (p *pool) begin(ctx context.Context, b *binding) error {
-	w := p.work
-	if err := cmp.Or(ctx.Err(), w.root.Context.Err()); err != nil {
-		return err
-	}
+// begin begins the transaction, with the context that was set for it. The caller
+// is through the gate, which is left, also if the driver panics.
+//
+// With BeginTx(ctx) the transaction's life would be bound to ctx as well:
+// database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
+// of a driver without SessionResetter, and pgx reports commits that happened as
+// cancelled. So ctx ends the other one only while there is something to wait for.
+func (p *pool) begin(ctx context.Context, b *binding) (tx *sql.Tx, err error) {
 	start := b.reg.now()
-	// With BeginTx(ctx) the transaction's life would be bound to ctx as well:
-	// database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
-	// of a driver without SessionResetter, and pgx reports commits that happened as
-	// cancelled. So ctx ends the context below only while there is something to wait for.
-	var life context.Context = &p.life
-	if p.life.Context == nil {
-		p.life.Context = ctx
-	} else { // a driver may have kept it
-		life = context.WithoutCancel(ctx)
+	err = errPanicked // unless the driver returns
+	defer func() { err = p.begun(tx, err, start) }()
+	root := p.work.root.Context
+	if err := cmp.Or(ctx.Err(), root.Err()); err != nil {
+		return nil, err
 	}
-	wait, cancel := context.WithCancel(life)
-	w.mu.Lock()
-	if w.finished {
-		w.mu.Unlock()
-		cancel()
-		return ErrFinished
+	defer context.AfterFunc(ctx, p.wait.Cancel)()
+	if ctx.Done() != root.Done() {
+		defer context.AfterFunc(root, p.wait.Cancel)()
 	}
-	p.cancel = cancel
-	w.mu.Unlock()
-	stop := context.AfterFunc(ctx, cancel)
-	stopRoot := func() bool { return true }
-	if ctx.Done() != w.root.Context.Done() {
-		stopRoot = context.AfterFunc(w.root.Context, cancel)
+	if p.within != nil {
+		return p.beginWithin(p.wait)
 	}
+	return p.beginDB(p.wait)
+}
 
-	var tx *sql.Tx
-	var err error
-	if p.outer != nil {
-		tx, err = p.beginOuter(wait)
-	} else {
-		tx, err = p.beginDB(wait)
-	}
-
-	inTime, rootInTime := stop(), stopRoot()
-	if err == nil && b.reg.Observe != nil {
-		p.began = time.Now()
-		p.wait = p.began.Sub(start)
+// begun notes what came of a BEGIN, and leaves the gate.
+func (p *pool) begun(tx *sql.Tx, err error, start time.Time) error {
+	w, inTime := p.work, p.wait.Finish()
+	if err == nil && !start.IsZero() {
+		now := time.Now()
+		p.times = &times{wait: now.Sub(start), began: now}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -1093,31 +1175,33 @@ func (p *pool) begin(ctx context.Context, b *binding) error {
 		err = ErrFinished // and the wait was cancelled
 	} else if err == nil {
 		p.tx, p.fate, p.broken, p.names = tx, 0, nil, 0
-		w.ledger.begun++
-		p.number = w.ledger.begun
+		w.begun++
+		p.number = w.begun
 		if w.finished {
 			err = ErrFinished
-		} else if !inTime || !rootInTime {
+		} else if !inTime {
 			err = context.Canceled
 		}
 		if err != nil { // too late: nobody else would end it
-			w.mu.Unlock()
 			p.late = true
-			_ = p.end(false, nil)
+			w.unlocked(func() { _ = p.end(false, nil) })
 			p.late = false
-			w.mu.Lock()
 		}
 	}
-	p.cancel = nil // from here on, the end of the unit sees to it
+	p.wait = nil // from here on, the end of the unit sees to it
+	p.gate.leaveLocked()
 	return err
 }
 
+// unlocked runs f without the lock, and takes it again, also if f panics.
+func (w *work) unlocked(f func()) {
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	f()
+}
+
 func (p *pool) beginDB(ctx context.Context) (*sql.Tx, error) {
-	var opts *sql.TxOptions
-	if p.opts != (sql.TxOptions{}) {
-		opts = &p.opts
-	}
-	tx, err := p.db.BeginTx(ctx, opts)
+	tx, err := p.db.BeginTx(ctx, p.opts)
 	if err == nil && p.guard {
 		if _, err = tx.ExecContext(ctx, "SAVEPOINT sqlreq_guard"); err != nil {
 			_ = tx.Rollback()
@@ -1129,19 +1213,28 @@ func (p *pool) beginDB(ctx context.Context) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// beginOuter makes the transaction a savepoint of the test's.
-func (p *pool) beginOuter(ctx context.Context) (*sql.Tx, error) {
+// beginWithin makes the transaction a savepoint of the test's.
+func (p *pool) beginWithin(ctx context.Context) (*sql.Tx, error) {
+	t := p.within
 	free, err := p.takeTurn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p.name = fmt.Sprintf("sqlreq_tx_%d", outerNames.Add(1))
-	if _, err := p.outer.ExecContext(ctx, "SAVEPOINT "+p.name); err != nil {
+	t.name = fmt.Sprintf("sqlreq_tx_%d", outerNames.Add(1))
+	if _, err := t.tx.ExecContext(ctx, "SAVEPOINT "+t.name); err != nil {
 		free()
 		return nil, err
 	}
-	p.free, p.nest = free, turn.New()
-	return p.outer, nil
+	t.free, t.nest = free, turn.New()
+	return t.tx, nil
+}
+
+// giveBack gives the turn at the test's transaction back, if there is one.
+func (p *pool) giveBack() {
+	if p.within != nil && p.within.free != nil {
+		p.within.free()
+		p.within.free = nil
+	}
 }
 
 // turns makes the units of work that share a test's transaction wait for each
@@ -1152,15 +1245,15 @@ var turns turn.Table[*sql.Tx]
 // in a transaction, whoever uses it.
 var outerNames atomic.Int64
 
-// takeTurn waits for the turn at p.outer and returns how to give it back. A Do
+// takeTurn waits for the turn at the test's transaction and returns how to give it back. A Do
 // in a unit that has it nests there.
 func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
 	for w := p.work.parent; w != nil; w = w.parent {
-		if nest := w.nestOf(p.outer); nest != nil {
+		if nest := w.nestOf(p.within.tx); nest != nil {
 			return nest.Take(ctx)
 		}
 	}
-	return turns.Take(ctx, p.outer)
+	return turns.Take(ctx, p.within.tx)
 }
 
 // nestOf returns the turn for what nests in the unit's transaction in tx, nil
@@ -1168,14 +1261,18 @@ func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
 func (w *work) nestOf(tx *sql.Tx) turn.Turn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ledger != nil {
-		for _, p := range w.ledger.pools {
-			if p.outer == tx && p.tx != nil {
-				return p.nest
-			}
+	for p := range w.pools {
+		if p.test() == tx && p.tx != nil {
+			return p.within.nest
 		}
 	}
 	return nil
+}
+
+// endAs ends the unit of work as the status of its response says.
+func (w *work) endAs(status int, header func() http.Header) error {
+	w.mu.Lock()
+	return w.endLocked(w.commitsLocked(status, header))
 }
 
 // end ends the unit of work: it commits what is open, or rolls it back, and
@@ -1183,6 +1280,11 @@ func (w *work) nestOf(tx *sql.Tx) turn.Turn {
 // failure of the unit; a second call does nothing else.
 func (w *work) end(commit bool) error {
 	w.mu.Lock()
+	return w.endLocked(commit)
+}
+
+// endLocked is end for who holds the lock, which is given up.
+func (w *work) endLocked(commit bool) error {
 	if w.finished {
 		defer w.mu.Unlock()
 		return w.err
@@ -1190,23 +1292,21 @@ func (w *work) end(commit bool) error {
 	w.finished = true
 	var one [1]*pool
 	open := one[:0]
-	if w.ledger != nil {
-		for _, p := range w.ledger.pools {
-			// A BEGIN under way ends itself when it sees that the unit is finished;
-			// anything else is somebody's Commit, Rollback or Savepoint.
-			if p.cancel != nil {
-				p.cancel()
-				continue
-			}
-			for p.gate.busy {
-				free := p.gate.waitLocked()
-				w.mu.Unlock()
-				<-free
-				w.mu.Lock()
-			}
-			if p.tx != nil {
-				open = append(open, p)
-			}
+	for p := range w.pools {
+		// A BEGIN under way ends itself when it sees that the unit is finished;
+		// anything else is somebody's Commit, Rollback or Savepoint.
+		if p.wait != nil {
+			p.wait.Cancel()
+			continue
+		}
+		for p.gate.busy {
+			free := p.gate.waitLocked()
+			w.mu.Unlock()
+			<-free
+			w.mu.Lock()
+		}
+		if p.tx != nil {
+			open = append(open, p)
 		}
 	}
 	commit = commit && w.err == nil
@@ -1221,11 +1321,12 @@ func (w *work) end(commit bool) error {
 	if !used {
 		return err
 	}
-	if len(open) > 1 {
-		slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
-	}
 	commit = w.endPools(open, commit)
-	for _, h := range w.lastHooks(open, commit) {
+	hooks, err := w.last(open, commit)
+	if len(hooks) == 0 {
+		return err
+	}
+	for _, h := range hooks {
 		h.run()
 	}
 	return w.failure()
@@ -1235,11 +1336,12 @@ func (w *work) end(commit bool) error {
 // answered nothing: an empty 200, or the nil of a Do, would be a lie. The caller
 // holds the lock.
 func (w *work) gaveUp() bool {
-	return w.ledger != nil && w.ledger.waited && (w.exchange == nil || w.exchange.Untouched())
+	return w.waited && (w.exchange == nil || w.exchange.Untouched())
 }
 
-// lastHooks takes all hooks: those of pools that were not open end as the unit does.
-func (w *work) lastHooks(open []*pool, commit bool) []hook {
+// last takes all hooks, those of pools that were not open end as the unit does,
+// and the first failure so far.
+func (w *work) last(open []*pool, commit bool) ([]hook, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	hooks := w.ledger.hooks
@@ -1254,12 +1356,15 @@ func (w *work) lastHooks(open []*pool, commit bool) []hook {
 			h.fate = p.fate
 		}
 	}
-	return hooks
+	return hooks, w.err
 }
 
-// endPools ends the open transactions in order, until one fails: the rest are
-// rolled back then. It returns whether all went as asked.
+// endPools ends the open transactions in the order of their BEGINs, until one
+// fails: the rest are rolled back then. It returns whether all went as asked.
 func (w *work) endPools(open []*pool, commit bool) bool {
+	if len(open) > 1 {
+		slices.SortFunc(open, func(a, b *pool) int { return cmp.Compare(a.number, b.number) })
+	}
 	if len(open) > 1 && commit {
 		// One that cannot commit any more is better known before the first does.
 		for _, p := range open {
@@ -1275,7 +1380,7 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 		if err := p.end(commit, committed); err != nil {
 			w.failed(p.by.scope, err)
 			commit = false
-		} else if commit && !p.opts.ReadOnly && len(open) > 1 {
+		} else if commit && !(p.opts != nil && p.opts.ReadOnly) && len(open) > 1 {
 			committed = append(committed, p.by.binding.Key)
 		}
 	}
@@ -1293,10 +1398,7 @@ func abandon(open []*pool) {
 		p.work.mu.Lock()
 		p.tx, p.point, p.fate = nil, nil, 0
 		p.work.mu.Unlock()
-		if p.free != nil {
-			p.free()
-			p.free = nil
-		}
+		p.giveBack()
 	}
 }
 
@@ -1318,13 +1420,11 @@ func (w *work) endOpen(commit bool) error {
 	if err == nil && commit {
 		err = w.root.Context.Err()
 	}
-	if w.ledger != nil {
-		for _, p := range w.ledger.pools {
-			if p.point != nil && err == nil {
-				err = insideError("Hijack", p.by.binding.Key)
-			}
-			pools = append(pools, p)
+	for p := range w.pools {
+		if p.point != nil && err == nil {
+			err = insideError("Hijack", p.by.binding.Key)
 		}
+		pools = append(pools, p)
 	}
 	w.mu.Unlock()
 	if err != nil {
@@ -1350,7 +1450,6 @@ func (w *work) endThrough(pools []*pool, commit bool) (hooks []hook, err error) 
 			open = append(open, p)
 		}
 	}
-	slices.SortFunc(open, func(a, b *pool) int { return a.number - b.number })
 	if ok := w.endPools(open, commit); !ok && commit {
 		err = w.failure()
 	}
@@ -1375,9 +1474,9 @@ func (p *pool) end(commit bool, committed []Key) error {
 
 	w := p.work
 	w.mu.Lock()
-	event := Event{Key: p.by.binding.Key, Outcome: outcome, Err: err, Attempt: w.attempt, Wait: p.wait}
+	cause := err
 	if err == nil && outcome == RolledBack {
-		event.Err = w.err
+		cause = w.err
 	}
 	p.tx, p.point, p.broken, p.fate = nil, nil, nil, outcome
 	unknown := outcome == Ended || isAmbiguous(err)
@@ -1386,17 +1485,15 @@ func (p *pool) end(commit bool, committed []Key) error {
 	} else if outcome == CommitFailed {
 		p.fate = RolledBack
 	}
-	wrote := outcome == Committed && !p.readOnly()
+	stays := unknown || outcome == Committed && !p.readOnly()
+	w.committed = w.committed || stays
 	w.mu.Unlock()
-	if wrote || unknown {
-		w.keep()
+	if stays {
+		w.parent.keep()
 	}
-	if p.free != nil {
-		p.free()
-		p.free = nil
-	}
+	p.giveBack()
 	if reg.Observe != nil {
-		event.Open, event.End = asked.Sub(p.began), time.Since(asked)
+		event := Event{p.by.binding.Key, outcome, cause, w.attempt, p.times.wait, asked.Sub(p.times.began), time.Since(asked)}
 		reg.protect(w.root.req, "Observe", func() { reg.Observe(w.root.after(w.root), event) })
 	}
 	return err
@@ -1450,8 +1547,8 @@ func (p *pool) commit(committed []Key) (Outcome, error) {
 		}
 	}
 	var err error
-	if p.outer != nil {
-		_, err = p.outer.ExecContext(context.Background(), "RELEASE SAVEPOINT "+p.name)
+	if t := p.within; t != nil {
+		_, err = t.tx.ExecContext(context.Background(), "RELEASE SAVEPOINT "+t.name)
 	} else {
 		err = p.tx.Commit()
 	}
@@ -1467,7 +1564,7 @@ func (p *pool) commit(committed []Key) (Outcome, error) {
 // readOnly reports whether the transaction ends with ROLLBACK in any case.
 // PostgreSQL counts the reads of a serializable one only at COMMIT.
 func (p *pool) readOnly() bool {
-	return p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable
+	return p.opts != nil && p.opts.ReadOnly && p.opts.Isolation != sql.LevelSerializable
 }
 
 // doomed returns the reason why only a rollback is left.
@@ -1486,7 +1583,7 @@ func (p *pool) doomed() error {
 // lost returns the reason why the transaction cannot be committed any more, as
 // far as that is known without a word to the driver.
 func (p *pool) lost() error {
-	if p.outer == nil && ended(p.tx) {
+	if p.within == nil && ended(p.tx) {
 		return endedError(p.by.binding.Key)
 	}
 	if p.readOnly() {
@@ -1496,10 +1593,11 @@ func (p *pool) lost() error {
 }
 
 func (p *pool) rollback() error {
-	if p.outer == nil {
+	t := p.within
+	if t == nil {
 		return p.tx.Rollback()
 	}
-	_, err := p.outer.ExecContext(context.Background(), "ROLLBACK TO SAVEPOINT "+p.name)
+	_, err := t.tx.ExecContext(context.Background(), "ROLLBACK TO SAVEPOINT "+t.name)
 	return err
 }
 
@@ -1531,8 +1629,8 @@ func (k Key) endNow(ctx context.Context, commit bool) error {
 		return err
 	}
 	w := s.work
-	if !w.hasOpen() {
-		return nil
+	if open, err := w.hasOpen(); !open {
+		return err
 	}
 	// Another key may have begun on the same pool.
 	u, err := w.resolve(ctx, c, b, false)
@@ -1547,10 +1645,18 @@ func (k Key) endNow(ctx context.Context, commit bool) error {
 }
 
 // hasOpen reports whether a transaction is open in the unit, or being begun.
-func (w *work) hasOpen() bool {
+func (w *work) hasOpen() (bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ledger != nil && slices.ContainsFunc(w.ledger.pools, func(p *pool) bool { return p.tx != nil || p.gate.busy })
+	if w.finished {
+		return false, ErrFinished
+	}
+	for p := range w.pools {
+		if p.tx != nil || p.gate.busy {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // endNow goes through the gate; the hooks it returns are to be run outside of it.
@@ -1686,8 +1792,8 @@ func (o open) save(ctx context.Context, k Key) (*savepoint, error) {
 	inside, tx := sp.ctx.in(p), p.tx
 	p.names++
 	sp.name = fmt.Sprintf("sqlreq_%d", p.names)
-	if p.outer != nil {
-		sp.name = fmt.Sprintf("%s_%d", p.name, p.names)
+	if p.within != nil {
+		sp.name = fmt.Sprintf("%s_%d", p.within.name, p.names)
 	}
 	w.mu.Unlock()
 	switch {
@@ -1817,16 +1923,16 @@ func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) e
 	if err != nil {
 		return err
 	}
-	w := s.work
-	u, err := w.useOf(c, b)
-	if err != nil {
-		return err
-	}
 	after := s.after(context.WithoutCancel(ctx))
+	w := s.work
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.finished {
 		return ErrFinished
+	}
+	u, err := w.useLocked(c, b)
+	if err != nil {
+		return err
 	}
 	h := hook{use: u, inside: pointOf(ctx), commit: commit, scope: after, fn: fn}
 	sp := h.inside.in(u.pool)

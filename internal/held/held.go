@@ -719,10 +719,15 @@ func (w *Writer) SentHeader() http.Header {
 	return w.headerLocked()
 }
 
-// Release lets the response complete. Seal comes before it, Close after.
+// Release lets the response complete, and closes w. Seal comes before it.
 func (w *Writer) Release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.releaseLocked()
+	w.closeLocked()
+}
+
+func (w *Writer) releaseLocked() {
 	switch w.phase {
 	case holding:
 		if w.status != 0 {
@@ -836,6 +841,10 @@ func reset(conn net.Conn) {
 func (w *Writer) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.closeLocked()
+}
+
+func (w *Writer) closeLocked() {
 	w.sealed = true
 	if w.phase != hijacked {
 		w.phase = passing
