@@ -104,7 +104,17 @@ func New(bindings ...Binding) (*Registry, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	reg.main = reg.bindings[DefaultKey]
 	return reg, nil
+}
+
+// binding returns that of k, nil if there is none. Most use one database: its key
+// is not looked up.
+func (reg *Registry) binding(k Key) *binding {
+	if k == DefaultKey {
+		return reg.main
+	}
+	return reg.bindings[k]
 }
 
 // binding is a Binding in its registry.
@@ -116,12 +126,14 @@ type binding struct {
 // guards reports whether its transactions are guarded.
 func (b *binding) guards() bool { return b.Guard && b.Tx == nil }
 
-// door is an entrance to a registry: what it opens to the handlers behind it.
-// It is fixed at set-up.
+// door is an entrance to a registry: what it opens to the handlers behind it. It
+// does not change.
 type door struct {
 	reg   *Registry
 	keys  []Key // of With; nil: every key that is not OnDemand
 	every bool  // of Do: OnDemand ones too
+
+	closed bool // of a hook: the transactions are not its business any more
 }
 
 func (d *door) opens(b *binding) bool {
@@ -190,7 +202,6 @@ type scope struct {
 	door  *door
 	work  *work
 	req   *http.Request // as handed to the handlers; nil in Do
-	hook  bool          // of a hook: the transactions are not its business any more
 }
 
 type scopeKey struct{}
@@ -220,8 +231,15 @@ func (s *scope) inUnit() *scope {
 // find returns the scope of the registry that binds k, looked up from s outward,
 // and the binding, if it is opened here.
 func (k Key) find(s *scope) (*scope, *binding, error) {
+	if b := s.door.reg.binding(k); b != nil && s.door.opens(b) {
+		return s, b, nil
+	}
+	return k.findOutward(s)
+}
+
+func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	for c := s; c != nil; c = c.inUnit() {
-		b := c.door.reg.bindings[k]
+		b := c.door.reg.binding(k)
 		if b == nil {
 			continue
 		}
@@ -247,7 +265,7 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
 	}
-	if s.hook {
+	if s.door.closed {
 		return nil, nil, nil, ErrFinished
 	}
 	if c, b, err = k.find(s); err != nil && s.over() {

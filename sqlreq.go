@@ -61,6 +61,7 @@ type Registry struct {
 	Logger *slog.Logger
 
 	bindings map[Key]*binding
+	main     *binding // of DefaultKey; nil if it is not bound
 }
 
 // Retry says when and how often a request, or a [Registry.Do], is run again
@@ -227,9 +228,13 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.serveAttempts(outer, w, r)
 		return
 	}
-	x := new(exchange)
+	x := new(struct {
+		exchange
+		req http.Request
+	})
 	x.init(&m.door, outer, w, r, 1)
-	x.scope.req = r.WithContext(&x.scope)
+	x.req = *r.WithContext(&x.work.root) // which is inlined: its own copy stays on the stack
+	x.work.root.req = &x.req
 	x.serve(m.next, w, r, nil)
 }
 
@@ -249,12 +254,12 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		x := new(exchange)
 		x.init(&m.door, outer, w, r, t.n)
 		x.Private()
-		req := r.Clone(&x.scope)
+		req := r.Clone(&x.work.root)
 		req.Trailer = r.Trailer // net/http adds to the map when the body has been read
 		if t.body != nil {
 			req.Body = t.view
 		}
-		x.scope.req = req
+		x.work.root.req = req
 		if again := x.serve(m.next, w, r, t); !again {
 			return
 		}
@@ -262,13 +267,13 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 }
 
 // exchange is an attempt at a request: the response, the context and the unit of
-// work, in one piece so that a request that asks for nothing pays for one
-// allocation, and one for the copy of the request. The handler keeps pointers into it:
-// it is never used again.
+// work in one piece, and with the copy of the request in one of 512 bytes, so that
+// a request that asks for nothing pays for one allocation of the largest size for
+// which Go keeps the pointers in a bitmap. The handler keeps pointers into it: it is
+// never used again.
 type exchange struct {
 	held.Writer
-	scope scope
-	work  work
+	work work
 }
 
 func (x *exchange) init(d *door, outer *scope, w http.ResponseWriter, r *http.Request, attempt int) {
@@ -277,11 +282,14 @@ func (x *exchange) init(d *door, outer *scope, w http.ResponseWriter, r *http.Re
 		limit = 64 << 10
 	}
 	x.Init(w, r, limit)
-	x.scope = scope{Context: r.Context(), outer: outer, door: d, work: &x.work}
-	x.work.root, x.work.exchange, x.work.attempt = &x.scope, x, attempt
-	if outer != nil {
-		x.work.parent = outer.work
-	}
+	x.work.exchange = x
+	x.work.init(r.Context(), d, outer, attempt)
+}
+
+func (w *work) init(ctx context.Context, d *door, outer *scope, attempt int) {
+	s := &w.root
+	s.Context, s.outer, s.door, s.work = ctx, outer, d, w
+	w.attempt = int32(attempt)
 }
 
 // serve runs the handler, ends the unit of work and answers. It returns true if
@@ -290,13 +298,13 @@ func (x *exchange) serve(next http.Handler, w http.ResponseWriter, r *http.Reque
 	over := false
 	defer func() {
 		if !again { // the next attempt gets the request as it arrived
-			copyBack(r, x.scope.req)
+			copyBack(r, x.work.root.req)
 		}
 		if !over {
 			x.unwind()
 		}
 	}()
-	next.ServeHTTP(x, x.scope.req)
+	next.ServeHTTP(x, x.work.root.req)
 	again, abort := x.finish(w, r, t)
 	over = true
 	if abort {
@@ -341,21 +349,21 @@ func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (ag
 	err := w.endAs(state.Status, x.SentHeader)
 	if t != nil && state.Held && t.again(w, state.Status, err) {
 		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
-		if f := x.scope.req.MultipartForm; f != nil && r.MultipartForm == nil {
+		if f := x.work.root.req.MultipartForm; f != nil && r.MultipartForm == nil {
 			_ = f.RemoveAll()
-			x.scope.req.MultipartForm = nil
+			x.work.root.req.MultipartForm = nil
 		}
 		return true, false
 	}
 	if err != nil {
-		err = w.mark(err, t != nil || x.scope.door.reg.Retry.Attempts <= 1)
+		err = w.mark(err, t != nil || x.work.root.door.reg.Retry.Attempts <= 1)
 	}
 	switch {
 	case err == nil:
 		x.Release()
 	case state.Hijacked, state.Status >= 400 && !w.commitFailed:
 		if StatusCode(err) >= 500 {
-			logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), w.attempt, err)
+			logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), int(w.attempt), err)
 		}
 		x.Release() // the handler's answer stands
 	case state.Held:
@@ -363,7 +371,7 @@ func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (ag
 		x.answer(rw, r, err)
 		x.Close()
 	default:
-		logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), w.attempt, err)
+		logFailure(w.failedAt().req, w.failedAt().door.reg.logger(), int(w.attempt), err)
 		x.Abort()
 		x.Close()
 		abort = true
@@ -377,7 +385,7 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	s := x.work.failedAt()
 	reg := s.door.reg
 	w := new(exchange) // of which only the writer is used
-	w.init(s.door, x.scope.outer, rw, r, 1)
+	w.init(s.door, x.work.root.outer, rw, r, 1)
 	w.work.finished = true
 	w.Implicit(StatusCode(err))
 	answered := false
@@ -390,7 +398,7 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 		reg.ErrorHandler(w, s.req, err)
 	}
 	if w.Untouched() {
-		answer(w, s.req, reg.logger(), x.work.attempt, err)
+		answer(w, s.req, reg.logger(), int(x.work.attempt), err)
 	}
 	answered = true
 	w.Seal()
@@ -446,12 +454,11 @@ func keyOf(ctx context.Context, err error) Key {
 
 // work is a unit of work: an attempt at a request, or at a Do. It ends once.
 type work struct {
-	mu       sync.Mutex // guards what follows, down to pools and hooks; never held while anybody is waited for
-	root     *scope     // the outermost; its Context is the caller's
-	exchange *exchange  // nil in Do
-	parent   *work      // around a Do
-	attempt  int
+	root     scope     // the outermost; its Context is the caller's
+	exchange *exchange // nil in Do
 
+	mu           sync.Mutex // guards what follows, and the ledger; never held while anybody is waited for
+	attempt      int32
 	begun        int32 // transactions so far
 	finished     bool
 	commitFailed bool // a COMMIT was tried, and failed
@@ -459,10 +466,22 @@ type work struct {
 	met          bool // a statement, or a begin, met a conflict
 	waited       bool // for a transaction, in vain
 
-	err   error // the first failure
-	errAt *scope
+	failed *failure // the first; nil if nothing has failed
+	ledger *ledger  // of a unit that asked for something
+}
 
-	ledger *ledger // of a unit that asked for something
+// failure is why a unit of work fails.
+type failure struct {
+	err error
+	at  *scope // whose registry answers and logs it
+}
+
+// outer returns the unit that a Do, or a request, is inside of, nil if there is none.
+func (w *work) outer() *work {
+	if s := w.root.outer; s != nil {
+		return s.work
+	}
+	return nil
 }
 
 // ledger is what a unit of work has used. Most use one key of one pool: the first
@@ -487,21 +506,20 @@ func (w *work) book() *ledger {
 	return w.ledger
 }
 
-// pools yields the pools that the unit has used. The caller holds the lock, or
-// lets nobody add one.
-func (w *work) pools(yield func(*pool) bool) {
+// firstPool returns the first of the pools that the unit has used, nil if there
+// is none. The caller holds the lock, or lets nobody add one.
+func (w *work) firstPool() *pool {
 	if w.ledger == nil || w.ledger.pool.work == nil {
-		return
+		return nil
 	}
-	for p := &w.ledger.pool; p != nil && yield(p); p = p.next {
-	}
+	return &w.ledger.pool
 }
 
 // over reports whether the transactions of s are no longer to be used.
 func (s *scope) over() bool {
 	s.work.mu.Lock()
 	defer s.work.mu.Unlock()
-	return s.hook || s.work.finished
+	return s.door.closed || s.work.finished
 }
 
 // enter notes that a nested registry takes part.
@@ -529,7 +547,7 @@ func (w *work) commitsLocked(status int, header func() http.Header) bool {
 		ask.next = w.ledger.vetoes
 	}
 	switch {
-	case w.err != nil:
+	case w.failed != nil:
 		return false
 	case ask.reg.CommitIf == nil && ask.next == nil:
 		return status < 400
@@ -558,7 +576,7 @@ func (s *scope) fail(err error) error {
 	w := s.work
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.hook || w.finished {
+	if s.door.closed || w.finished {
 		return ErrFinished
 	}
 	w.failLocked(s, err)
@@ -566,25 +584,33 @@ func (s *scope) fail(err error) error {
 }
 
 func (w *work) failLocked(s *scope, err error) {
-	if w.err == nil && err != nil {
-		w.err, w.errAt = err, s
+	if w.failed == nil && err != nil {
+		w.failed = &failure{err, s}
 	}
+}
+
+// errLocked returns the first failure. The caller holds the lock.
+func (w *work) errLocked() error {
+	if w.failed == nil {
+		return nil
+	}
+	return w.failed.err
 }
 
 func (w *work) failure() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.err
+	return w.errLocked()
 }
 
 // failedAt returns the scope whose registry answers and logs the failure.
 func (w *work) failedAt() *scope {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.errAt != nil {
-		return w.errAt
+	if w.failed == nil {
+		return &w.root
 	}
-	return w.root
+	return w.failed.at
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
@@ -717,23 +743,15 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 }
 
 func (reg *Registry) doOnce(ctx context.Context, outer *scope, attempt int, fn func(context.Context) error) (*work, error) {
-	u := &struct {
-		scope scope
-		work  work
-	}{}
-	w := &u.work
-	u.scope = scope{Context: ctx, outer: outer, door: &door{reg: reg, every: true}, work: w}
-	w.root, w.attempt = &u.scope, attempt
-	if outer != nil {
-		w.parent = outer.work
-	}
+	w := new(work)
+	w.init(ctx, &door{reg: reg, every: true}, outer, attempt)
 	over := false
 	defer func() {
 		if !over {
 			_ = w.end(false)
 		}
 	}()
-	_ = u.scope.fail(fn(&u.scope))
+	_ = w.root.fail(fn(&w.root))
 	err := w.end(true)
 	over = true
 	return w, err
@@ -933,7 +951,7 @@ func (w *work) useLocked(c *scope, b *binding) (*use, error) {
 
 // poolLocked returns the pool of db, or of tx: several keys may share it.
 func (w *work) poolLocked(db *sql.DB, tx *sql.Tx) *pool {
-	for p := range w.pools {
+	for p := w.firstPool(); p != nil; p = p.next {
 		if p.db == db && p.test() == tx {
 			return p
 		}
@@ -1146,47 +1164,52 @@ func (w *work) meet(err error) {
 // cancelled. So ctx ends the other one only while there is something to wait for.
 func (p *pool) begin(ctx context.Context, b *binding) (tx *sql.Tx, err error) {
 	start := b.reg.now()
+	var stop, stopRoot func() bool
 	err = errPanicked // unless the driver returns
-	defer func() { err = p.begun(tx, err, start) }()
-	root := p.work.root.Context
-	if err := cmp.Or(ctx.Err(), root.Err()); err != nil {
+	defer func() {
+		inTime := stop == nil || stop()
+		inTime = (stopRoot == nil || stopRoot()) && inTime
+		err = p.begun(tx, err, start, inTime)
+	}()
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, p.wait.Cancel)()
-	if ctx.Done() != root.Done() {
-		defer context.AfterFunc(root, p.wait.Cancel)()
+	if root := p.work.root.Context; ctx.Done() != root.Done() {
+		if err := root.Err(); err != nil {
+			return nil, err
+		}
+		stopRoot = context.AfterFunc(root, p.wait.Cancel)
 	}
+	stop = context.AfterFunc(ctx, p.wait.Cancel)
 	if p.within != nil {
 		return p.beginWithin(p.wait)
 	}
 	return p.beginDB(p.wait)
 }
 
-// begun notes what came of a BEGIN, and leaves the gate.
-func (p *pool) begun(tx *sql.Tx, err error, start time.Time) error {
-	w, inTime := p.work, p.wait.Finish()
+// begun notes what came of a BEGIN, and leaves the gate. inTime is whether no
+// context has ended meanwhile.
+func (p *pool) begun(tx *sql.Tx, err error, start time.Time, inTime bool) error {
+	w := p.work
+	inTime = p.wait.Finish() && inTime
 	if err == nil && !start.IsZero() {
 		now := time.Now()
 		p.times = &times{wait: now.Sub(start), began: now}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err != nil && w.finished {
-		err = ErrFinished // and the wait was cancelled
-	} else if err == nil {
-		p.tx, p.fate, p.broken, p.names = tx, 0, nil, 0
+	if err == nil {
 		w.begun++
-		p.number = w.begun
-		if w.finished {
-			err = ErrFinished
-		} else if !inTime {
+		p.tx, p.number, p.names = tx, w.begun, 0
+		if w.finished || !inTime { // too late: nobody else would end it
 			err = context.Canceled
-		}
-		if err != nil { // too late: nobody else would end it
 			p.late = true
 			w.unlocked(func() { _ = p.end(false, nil) })
 			p.late = false
 		}
+	}
+	if err != nil && w.finished {
+		err = ErrFinished // and the wait was cancelled
 	}
 	p.wait = nil // from here on, the end of the unit sees to it
 	p.gate.leaveLocked()
@@ -1248,7 +1271,7 @@ var outerNames atomic.Int64
 // takeTurn waits for the turn at the test's transaction and returns how to give it back. A Do
 // in a unit that has it nests there.
 func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
-	for w := p.work.parent; w != nil; w = w.parent {
+	for w := p.work.outer(); w != nil; w = w.outer() {
 		if nest := w.nestOf(p.within.tx); nest != nil {
 			return nest.Take(ctx)
 		}
@@ -1261,7 +1284,7 @@ func (p *pool) takeTurn(ctx context.Context) (free func(), err error) {
 func (w *work) nestOf(tx *sql.Tx) turn.Turn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for p := range w.pools {
+	for p := w.firstPool(); p != nil; p = p.next {
 		if p.test() == tx && p.tx != nil {
 			return p.within.nest
 		}
@@ -1287,12 +1310,16 @@ func (w *work) end(commit bool) error {
 func (w *work) endLocked(commit bool) error {
 	if w.finished {
 		defer w.mu.Unlock()
-		return w.err
+		return w.errLocked()
 	}
 	w.finished = true
+	if w.ledger == nil {
+		defer w.mu.Unlock()
+		return w.errLocked()
+	}
 	var one [1]*pool
 	open := one[:0]
-	for p := range w.pools {
+	for p := w.firstPool(); p != nil; p = p.next {
 		// A BEGIN under way ends itself when it sees that the unit is finished;
 		// anything else is somebody's Commit, Rollback or Savepoint.
 		if p.wait != nil {
@@ -1309,20 +1336,18 @@ func (w *work) endLocked(commit bool) error {
 			open = append(open, p)
 		}
 	}
-	commit = commit && w.err == nil
+	commit = commit && w.failed == nil
 	if gone := w.root.Context.Err(); commit && gone != nil {
 		commit = false
 		if len(open) > 0 || w.gaveUp() {
-			w.failLocked(w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
+			w.failLocked(&w.root, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 		}
 	}
-	err, used := w.err, w.ledger != nil
 	w.mu.Unlock()
-	if !used {
-		return err
-	}
 	commit = w.endPools(open, commit)
-	hooks, err := w.last(open, commit)
+	w.mu.Lock()
+	err, hooks := w.errLocked(), w.lastLocked(open, commit)
+	w.mu.Unlock()
 	if len(hooks) == 0 {
 		return err
 	}
@@ -1339,11 +1364,8 @@ func (w *work) gaveUp() bool {
 	return w.waited && (w.exchange == nil || w.exchange.Untouched())
 }
 
-// last takes all hooks, those of pools that were not open end as the unit does,
-// and the first failure so far.
-func (w *work) last(open []*pool, commit bool) ([]hook, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// lastLocked takes all hooks: those of pools that were not open end as the unit does.
+func (w *work) lastLocked(open []*pool, commit bool) []hook {
 	hooks := w.ledger.hooks
 	w.ledger.hooks = nil
 	for i := range hooks {
@@ -1356,7 +1378,7 @@ func (w *work) last(open []*pool, commit bool) ([]hook, error) {
 			h.fate = p.fate
 		}
 	}
-	return hooks, w.err
+	return hooks
 }
 
 // endPools ends the open transactions in the order of their BEGINs, until one
@@ -1369,21 +1391,27 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 		// One that cannot commit any more is better known before the first does.
 		for _, p := range open {
 			if err := p.lost(); err != nil {
-				w.failed(p.by.scope, err)
+				w.endFailed(p.by.scope, err)
 				commit = false
 			}
 		}
 	}
-	defer abandon(open)
+	returned := false
+	defer func() {
+		if !returned {
+			abandon(open)
+		}
+	}()
 	var committed []Key
 	for _, p := range open {
 		if err := p.end(commit, committed); err != nil {
-			w.failed(p.by.scope, err)
+			w.endFailed(p.by.scope, err)
 			commit = false
-		} else if commit && !(p.opts != nil && p.opts.ReadOnly) && len(open) > 1 {
+		} else if len(open) > 1 && commit && !(p.opts != nil && p.opts.ReadOnly) {
 			committed = append(committed, p.by.binding.Key)
 		}
 	}
+	returned = true
 	return commit
 }
 
@@ -1396,14 +1424,14 @@ func abandon(open []*pool) {
 		}
 		_ = p.rollback()
 		p.work.mu.Lock()
-		p.tx, p.point, p.fate = nil, nil, 0
+		p.tx, p.point, p.broken, p.fate = nil, nil, nil, 0
 		p.work.mu.Unlock()
 		p.giveBack()
 	}
 }
 
-// failed notes that a transaction did not end as asked.
-func (w *work) failed(s *scope, err error) {
+// endFailed notes that a transaction did not end as asked.
+func (w *work) endFailed(s *scope, err error) {
 	var c *CommitError
 	tried := errors.As(err, &c)
 	w.mu.Lock()
@@ -1416,11 +1444,11 @@ func (w *work) failed(s *scope, err error) {
 func (w *work) endOpen(commit bool) error {
 	w.mu.Lock()
 	var pools []*pool
-	err := w.err
+	err := w.errLocked()
 	if err == nil && commit {
 		err = w.root.Context.Err()
 	}
-	for p := range w.pools {
+	for p := w.firstPool(); p != nil; p = p.next {
 		if p.point != nil && err == nil {
 			err = insideError("Hijack", p.by.binding.Key)
 		}
@@ -1472,31 +1500,35 @@ func (p *pool) end(commit bool, committed []Key) error {
 		outcome, err = Ended, endedError(p.by.binding.Key)
 	}
 
+	fate, stays := outcome, outcome == Committed && !p.readOnly()
+	if outcome == Ended || isAmbiguous(err) {
+		fate, stays = 0, true
+	} else if outcome == CommitFailed {
+		fate = RolledBack
+	}
 	w := p.work
 	w.mu.Lock()
-	cause := err
-	if err == nil && outcome == RolledBack {
-		cause = w.err
-	}
-	p.tx, p.point, p.broken, p.fate = nil, nil, nil, outcome
-	unknown := outcome == Ended || isAmbiguous(err)
-	if unknown {
-		p.fate = 0
-	} else if outcome == CommitFailed {
-		p.fate = RolledBack
-	}
-	stays := unknown || outcome == Committed && !p.readOnly()
+	p.tx, p.point, p.broken, p.fate = nil, nil, nil, fate
 	w.committed = w.committed || stays
 	w.mu.Unlock()
 	if stays {
-		w.parent.keep()
+		w.outer().keep()
 	}
 	p.giveBack()
 	if reg.Observe != nil {
-		event := Event{p.by.binding.Key, outcome, cause, w.attempt, p.times.wait, asked.Sub(p.times.began), time.Since(asked)}
-		reg.protect(w.root.req, "Observe", func() { reg.Observe(w.root.after(w.root), event) })
+		p.tell(outcome, err, asked)
 	}
 	return err
+}
+
+// tell tells Observe how the transaction has ended.
+func (p *pool) tell(outcome Outcome, err error, asked time.Time) {
+	w, b := p.work, p.by.binding
+	if err == nil && outcome == RolledBack {
+		err = w.failure()
+	}
+	event := Event{b.Key, outcome, err, int(w.attempt), p.times.wait, asked.Sub(p.times.began), time.Since(asked)}
+	b.reg.protect(w.root.req, "Observe", func() { b.reg.Observe(w.root.after(&w.root), event) })
 }
 
 func isAmbiguous(err error) bool {
@@ -1517,20 +1549,10 @@ func (reg *Registry) now() time.Time {
 
 // commit ends the transaction well, if that is still possible.
 func (p *pool) commit(committed []Key) (Outcome, error) {
-	key := p.by.binding.Key
 	if p.readOnly() {
-		// Nothing is persisted through it, also on a driver that ignores the flag.
-		p.work.mu.Lock()
-		broken := p.broken
-		p.work.mu.Unlock()
-		switch err := p.rollback(); {
-		case errors.Is(err, sql.ErrTxDone):
-			return Ended, endedError(key)
-		case err != nil || broken != nil:
-			return RolledBack, nil // what was read was read
-		}
-		return Committed, nil
+		return p.endReadOnly()
 	}
+	key := p.by.binding.Key
 	if err := p.doomed(); err != nil {
 		if errors.Is(p.rollback(), sql.ErrTxDone) {
 			return Ended, endedError(key)
@@ -1552,13 +1574,28 @@ func (p *pool) commit(committed []Key) (Outcome, error) {
 	} else {
 		err = p.tx.Commit()
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return Committed, nil
-	case errors.Is(err, sql.ErrTxDone):
+	}
+	if errors.Is(err, sql.ErrTxDone) {
 		return Ended, endedError(key)
 	}
 	return CommitFailed, &CommitError{Key: key, Committed: committed, Ambiguous: !sqlerr.Answered(err), Err: err}
+}
+
+// endReadOnly ends a read-only transaction well: by ROLLBACK, so that nothing is
+// persisted through it, also on a driver that ignores the flag.
+func (p *pool) endReadOnly() (Outcome, error) {
+	p.work.mu.Lock()
+	broken := p.broken
+	p.work.mu.Unlock()
+	switch err := p.rollback(); {
+	case errors.Is(err, sql.ErrTxDone):
+		return Ended, endedError(p.by.binding.Key)
+	case err != nil || broken != nil:
+		return RolledBack, nil // what was read was read
+	}
+	return Committed, nil
 }
 
 // readOnly reports whether the transaction ends with ROLLBACK in any case.
@@ -1570,11 +1607,12 @@ func (p *pool) readOnly() bool {
 // doomed returns the reason why only a rollback is left.
 func (p *pool) doomed() error {
 	p.work.mu.Lock()
-	defer p.work.mu.Unlock()
+	broken, point := p.broken, p.point
+	p.work.mu.Unlock()
 	switch {
-	case p.broken != nil:
-		return fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", p.by.binding.Key, p.broken)
-	case p.point != nil:
+	case broken != nil:
+		return fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", p.by.binding.Key, broken)
+	case point != nil:
 		return fmt.Errorf("sqlreq: key %q: a Savepoint is still open, the transaction was rolled back", p.by.binding.Key)
 	}
 	return nil
@@ -1651,7 +1689,7 @@ func (w *work) hasOpen() (bool, error) {
 	if w.finished {
 		return false, ErrFinished
 	}
-	for p := range w.pools {
+	for p := w.firstPool(); p != nil; p = p.next {
 		if p.tx != nil || p.gate.busy {
 			return true, nil
 		}
@@ -1687,7 +1725,7 @@ func (p *pool) endNow(ctx context.Context, s *scope, k Key, commit bool) ([]hook
 	}
 	err := p.end(commit, nil)
 	if err != nil {
-		w.failed(s, err)
+		w.endFailed(s, err)
 	}
 	return w.hooksOf(p), err
 }
@@ -1912,7 +1950,9 @@ func (k Key) AfterRollback(ctx context.Context, fn func(context.Context)) error 
 
 // after is s for a function that must not use the transactions any more.
 func (s *scope) after(ctx context.Context) *scope {
-	return &scope{Context: ctx, outer: s, door: s.door, work: s.work, req: s.req, hook: true}
+	d := *s.door
+	d.closed = true
+	return &scope{Context: ctx, outer: s, door: &d, work: s.work, req: s.req}
 }
 
 func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) error {
@@ -1993,7 +2033,7 @@ func (h hook) run() {
 // keep notes that something of w, and so of the units around it, stays: none of
 // them is run again.
 func (w *work) keep() {
-	for ; w != nil; w = w.parent {
+	for ; w != nil; w = w.outer() {
 		w.mu.Lock()
 		w.committed = true
 		w.mu.Unlock()

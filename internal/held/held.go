@@ -691,12 +691,12 @@ type State struct {
 // Seal ends the handler's part: nothing can be added to the response any more.
 func (w *Writer) Seal() State {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.sealed = true
 	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
 	if s.Status == 0 {
 		s.Status = int(w.implicit)
 	}
+	w.mu.Unlock()
 	return s
 }
 

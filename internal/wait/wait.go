@@ -49,9 +49,10 @@ func (c *Context) Cancel() {
 // Finish ends the wait. It reports whether c was not cancelled, and will not be.
 func (c *Context) Finish() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.over, c.after = true, nil
-	return !c.ended
+	inTime := !c.ended
+	c.mu.Unlock()
+	return inTime
 }
 
 // Deadline returns none.
@@ -79,17 +80,24 @@ func (c *Context) Value(key any) any { return c.values.Value(key) }
 // nothing to do.
 func (c *Context) AfterFunc(f func()) (stop func() bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch before := c.after; {
+	switch {
 	case c.over:
 	case c.ended:
 		go f()
-	case before != nil:
-		c.after = func() { before(); f() }
-	default:
+	case c.after == nil:
 		c.after = f
+	default:
+		c.after = both(c.after, f)
 	}
+	c.mu.Unlock()
 	return stopped
+}
+
+func both(f, g func()) func() {
+	return func() {
+		f()
+		g()
+	}
 }
 
 func stopped() bool { return true }
