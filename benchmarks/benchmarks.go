@@ -11,7 +11,7 @@ import (
 
 // Benchmark is one work done by one contender on one database.
 type Benchmark struct {
-	Group    string // of the Benchmark function: Request, Server, SlowClients, Stream
+	Group    string // of the Benchmark function: Request, Turns, Server, SlowClients, Stream
 	Database string
 	Work     string
 	By       string
@@ -27,6 +27,9 @@ func (b Benchmark) Name() string { return b.Database + "/" + b.Work + "/by=" + b
 func All(dsn string) []Benchmark {
 	var all []Benchmark
 	all = append(all, requests("sqlite", openSQLite)...)
+	all = append(all, durably()...)
+	all = append(all, turns("sqlite", openSQLite, nothing(), headers(), inserts(1), inserts(10), read())...)
+	all = append(all, turns("sqlite", openDurable, durable())...)
 	all = append(all, manyKeys()...)
 	all = append(all, largeAnswers()...)
 	all = append(all, manyClients("sqlite", openSQLite, 1, 4, 16, 64, 256)...)
@@ -35,6 +38,7 @@ func All(dsn string) []Benchmark {
 	if dsn != "" {
 		open := func(t testing.TB) *site { return openPostgres(t, dsn) }
 		all = append(all, requests("postgres", open)...)
+		all = append(all, turns("postgres", open, inserts(1), inserts(10), read())...)
 		all = append(all, manyClients("postgres", open, 1, 16, 64)...)
 	}
 	return all
@@ -74,6 +78,18 @@ func requests(database string, open func(testing.TB) *site) []Benchmark {
 				inProcess(b, s, j, c.nest(s, j, depth), nestedPath(depth))
 			}})
 		}
+	}
+	return all
+}
+
+// durably is one INSERT with SQLite's default of synchronous=FULL.
+func durably() []Benchmark {
+	var all []Benchmark
+	for _, c := range contenders {
+		all = append(all, Benchmark{"Request", "sqlite", durable().name, c.name, func(b *testing.B) {
+			s := openDurable(b)
+			inProcess(b, s, durable(), c.handler(s, durable()), "/")
+		}})
 	}
 	return all
 }

@@ -41,11 +41,17 @@ type site struct {
 }
 
 // openSQLite returns a new file in WAL mode. With synchronous=NORMAL COMMIT does
-// not wait for the disk, which would hide everything else.
-func openSQLite(t testing.TB) *site {
+// not wait for the disk, which hides everything else.
+func openSQLite(t testing.TB) *site { return openFile(t, "NORMAL") }
+
+// openDurable returns one with SQLite's default, synchronous=FULL: after COMMIT
+// the work is on the disk.
+func openDurable(t testing.TB) *site { return openFile(t, "FULL") }
+
+func openFile(t testing.TB, synchronous string) *site {
 	t.Helper()
 	dsn := "file:" + filepath.ToSlash(filepath.Join(t.TempDir(), "bench.db")) +
-		"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
+		"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(" + synchronous + ")"
 	s := &site{db: openPool(t, "sqlite", dsn), rival: openPool(t, "sqlite", dsn)}
 	s.create(t, "")
 	s.bun = bun.NewDB(s.db, sqlitedialect.New())

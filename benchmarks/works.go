@@ -84,6 +84,13 @@ func inserts(n int) work {
 	return j
 }
 
+// durable is one INSERT on a database whose COMMIT waits for the disk.
+func durable() work {
+	j := inserts(1)
+	j.name = "durable"
+	return j
+}
+
 // read answers with the 100 rows as it reads them, in a read-only transaction.
 func read() work {
 	j := work{name: "read", options: options{tx: &sql.TxOptions{ReadOnly: true}}, bytes: items * int64(len("something to be read\n"))}

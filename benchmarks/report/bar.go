@@ -29,12 +29,15 @@ func bar(r *results) string {
 	}
 	for _, w := range []struct{ title, work string }{{"no database", "nothing"}, {"no database, three headers", "headers"}} {
 		allocs, bytes := more("Request", w.work, "allocs/op"), more("Request", w.work, "B/op")
-		row(w.title+": 2 allocations and under 640 B more than the bare handler", fmt.Sprintf("%.0f and %.0f B", allocs, bytes), allocs <= 2 && bytes < 640)
-		q := ratio("Request", w.work, "eager", "sqlreq", "ns/op")
-		row(w.title+": at most a fifteenth of a middleware that begins for each", "1/"+times(q), q >= 15)
+		row(w.title+": at most 2 allocations and under 640 B more than the bare handler", fmt.Sprintf("%.0f and %.0f B", allocs, bytes), allocs <= 2 && bytes < 640)
 	}
-	q, allocs := ratio("Request", "insert", "sqlreq", "hand", "ns/op"), more("Request", "insert", "allocs/op")
-	row("one INSERT: within 5 % of the same by hand", fmt.Sprintf("%+.1f %%", 100*(q-1)), q <= 1.05)
+	q := 1 / at("Turns", "nothing", "sqlreq", "of-eager")
+	row("no database: at most a fifteenth of a middleware that begins for each", "1/"+times(q), q >= 15)
+	for _, w := range []struct{ title, work string }{{"one INSERT, synchronous=FULL (SQLite's default)", "durable"}, {"one INSERT, synchronous=NORMAL", "insert"}} {
+		q := at("Turns", w.work, "sqlreq", "of-hand")
+		row(w.title+": within 5 % of the same by hand", fmt.Sprintf("%+.1f %%", 100*(q-1)), q <= 1.05)
+	}
+	allocs := more("Request", "insert", "allocs/op")
 	row("one INSERT: at most 12 allocations more", fmt.Sprintf("%.0f", allocs), allocs <= 12)
 	one, many := at("Request", "keys=1", "sqlreq", "allocs/op"), at("Request", "keys=1000", "sqlreq", "allocs/op")
 	row("1,000 keys: the same allocations as 1", fmt.Sprintf("%.0f and %.0f, %s and %s", one, many,
@@ -48,11 +51,29 @@ func bar(r *results) string {
 	return b.String() + "\n"
 }
 
+// inTurns shows the works that were compared in one process.
+func inTurns(r *results, database string) string {
+	var b strings.Builder
+	for _, k := range r.order {
+		if k.group != "Turns" || k.database != database {
+			continue
+		}
+		ofHand, _ := r.median(k, "of-hand")
+		ofEager, _ := r.median(k, "of-eager")
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", k.work, times(ofHand), times(ofEager))
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "`sqlreq` in turns with two others, in one process: how many times as long it takes as\n\n| | `hand` | `eager` |\n| --- | ---: | ---: |\n" + b.String() + "\n"
+}
+
 // why explains where a contender is faster, by the beginning of the work's name.
 var why = []struct{ work, reason string }{
 	{"nothing", "By hand, nothing is made for such a request. sqlreq makes the context and the copy of the request that carries it, and holds the answer, because a handler may ask for a transaction, or fail, after it has answered."},
 	{"headers", "As above; and the header is noted as it is at WriteHeader, because what is changed later must not be sent."},
 	{"insert", "A wait for the pool that ends with the request, and a transaction that does not, take a context of their own. The others bind the life of the transaction to the request's context: a client that leaves costs the connection, and some drivers report work that is committed as cancelled."},
+	{"durable", "As above; and what has slept in fsync finds the processor's caches cold."},
 	{"statements", "As for one INSERT. Statements on a Key (`sqlreq-key`) find the request's transaction each time, under a lock."},
 	{"read", "As for one INSERT. The rows are copied into memory, each under a lock, because the answer waits until the transaction is over."},
 	{"keys", "As for one INSERT, whatever the number."},
@@ -95,7 +116,7 @@ func faster(r *results, k id) string {
 	var by []string
 	for _, c := range contenders {
 		ratios := r.ratios(k, c, unit)
-		if len(ratios) > 0 && !strings.HasPrefix(c, "sqlreq") && median(ratios) > lossesFrom && ratios[len(ratios)/4] >= 1 {
+		if k.group != "Turns" && len(ratios) > 0 && !strings.HasPrefix(c, "sqlreq") && median(ratios) > lossesFrom && ratios[len(ratios)/4] >= 1 {
 			by = append(by, fmt.Sprintf("`%s` %s", c, times(median(ratios))))
 		}
 	}

@@ -18,6 +18,10 @@ import (
 // about the fixed costs of the collector than about anybody here.
 const gogc = "GOGC=800"
 
+// turns is how many times as long as others a comparison in turns takes: three
+// contenders, and a median of many short measurements.
+const turns = 6
+
 // run runs every benchmark once in each round, those of one work one after the
 // other, in another order each time. Each has a process of its own: none finds
 // the heap that another has left.
@@ -72,6 +76,8 @@ func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Du
 			left -= 2 * time.Second
 		case "Server":
 			parts += 2
+		case "Turns":
+			parts += turns
 		default:
 			parts++
 		}
@@ -93,8 +99,11 @@ func works(all []benchmarks.Benchmark) [][]benchmarks.Benchmark {
 
 func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]byte, error) {
 	at := benchtime.String()
-	if b.Group == "SlowClients" || b.Group == "Stream" {
+	switch b.Group {
+	case "SlowClients", "Stream":
 		at = "1x" // a fixed time, a fixed size
+	case "Turns":
+		at = (turns * benchtime).String()
 	}
 	pattern := fmt.Sprintf("^Benchmark%s$/^%s$/^%s$/^by=%s$", b.Group, b.Database, b.Work, b.By)
 	cmd := exec.Command(binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+at)

@@ -46,6 +46,7 @@ func tables(r *results) string {
 			continue
 		}
 		fmt.Fprintf(&b, "### %s\n\n", db.title)
+		b.WriteString(inTurns(r, db.name))
 		for _, t := range sections {
 			b.WriteString(t.write(r, db.name))
 		}
@@ -93,7 +94,7 @@ var counts = []string{"1", "4", "16", "64", "256"}
 var sections = []section{
 	{"Time for a request, in-process", "Request", []column{
 		timed("no database", "nothing"), timed("and three headers", "headers"), timed("one INSERT", "insert"),
-		timed("ten statements", "statements=10"), timed("100 rows read", "read")}},
+		timed("on the disk", "durable"), timed("ten statements", "statements=10"), timed("100 rows read", "read")}},
 	{"Memory and allocations for a request, in-process", "Request", []column{
 		allocated("no database", "nothing"), allocated("and three headers", "headers"), allocated("one INSERT", "insert"),
 		allocated("ten statements", "statements=10"), allocated("100 rows read", "read")}},

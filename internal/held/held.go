@@ -217,6 +217,7 @@ func (w *Writer) frame() {
 	w.sent = snapshots.Get().(*snapshot)
 	for k, v := range h {
 		switch {
+		case len(k) != len("Transfer-Encoding") && len(k) != len("Content-Length"): // most
 		case strings.EqualFold(k, "Transfer-Encoding"):
 			// With "identity" the end of the connection would be the end of the
 			// response, and an aborted one look complete (RFC 9112, section 6.3).
