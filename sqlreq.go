@@ -993,14 +993,14 @@ func (w *work) resolveLocked(ctx context.Context, c *scope, b *binding, opts boo
 		return u, err
 	}
 	w.mu.Unlock()
-	err = w.choose(ctx, u, opts)
+	err = w.choose(ctx, c.req, u, opts)
 	w.mu.Lock()
 	return u, err
 }
 
 // choose asks Route, and TxOptions if opts is true, where that was not done yet.
-func (w *work) choose(ctx context.Context, u *use, opts bool) error {
-	b, c, r := u.binding, u.choice, u.scope.req
+func (w *work) choose(ctx context.Context, r *http.Request, u *use, opts bool) error {
+	b, c := u.binding, u.choice
 	if err := w.pass(ctx, &c.gate); err != nil {
 		return w.beginFailed(ctx, b.Key, err)
 	}

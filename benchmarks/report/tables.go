@@ -172,6 +172,8 @@ func (c column) cell(r *results, k id) string {
 
 func times(q float64) string {
 	switch {
+	case q < 0.2:
+		return fmt.Sprintf("%.3f", q)
 	case q < 10:
 		return fmt.Sprintf("%.2f", q)
 	case q < 100:
