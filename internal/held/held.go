@@ -116,10 +116,9 @@ func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func
 // request's context when the handler has returned, and then gives the buffer
 // of the response to another one, into which a late Write would go. While a
 // middleware outside still runs, and with other servers, it is not over.
-func (w *Writer) over() bool {
-	if !w.sealed || w.phase != passing {
-		return false
-	}
+func (w *Writer) over() bool { return w.sealed && w.phase == passing && w.taken() }
+
+func (w *Writer) taken() bool {
 	ctx := w.req.Context()
 	return ctx.Err() != nil && ctx.Value(http.ServerContextKey) != nil
 }
@@ -294,19 +293,20 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	w.written += int64(n) // also if refused: net/http counts likewise
-	if w.phase == holding && !w.fits(n) {
+	hold := w.phase == holding && w.fits(n)
+	if w.phase == holding && !hold {
 		w.look()
 	}
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
 		w.mu.Unlock()
 		return 0, http.ErrContentLength
 	}
+	if hold {
+		w.hold(p, s, n)
+		w.mu.Unlock()
+		return n, nil
+	}
 	if w.phase == holding {
-		if w.fits(n) {
-			w.hold(p, s, n)
-			w.mu.Unlock()
-			return n, nil
-		}
 		if err := w.startLocked(); err != nil {
 			w.mu.Unlock()
 			return 0, err

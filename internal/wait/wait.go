@@ -13,7 +13,7 @@ import (
 // usable: call Init. It may be used from several goroutines.
 //
 // It does what a context.WithCancel(context.WithoutCancel(ctx)) that is not cancelled
-// any more would do, as a part of something else: two allocations and some 300
+// any more would do, as a part of something else: two allocations and some 250
 // bytes less for each transaction, half of them for the map in which that keeps
 // the one context that database/sql derives from it.
 type Context struct {
