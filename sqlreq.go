@@ -24,7 +24,6 @@ import (
 	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/turn"
-	"github.com/sqlreq/sqlreq/internal/wait"
 )
 
 // Registry holds the databases of an application by key, and what happens to
@@ -229,8 +228,8 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x := new(struct {
+		req http.Request // the first: runtime.SetFinalizer takes no other pointer
 		exchange
-		req http.Request
 	})
 	x.init(&m.door, outer, w, r, 1)
 	x.req = *r.WithContext(&x.work.root) // which is inlined: its own copy stays on the stack
@@ -493,7 +492,7 @@ type ledger struct {
 	vetoes *veto
 }
 
-// veto is a registry whose CommitIf is asked.
+// veto is a nested registry whose CommitIf is asked. The last one entered comes first.
 type veto struct {
 	reg  *Registry
 	next *veto
@@ -542,20 +541,24 @@ func (w *work) enter(reg *Registry) {
 // status decides. The caller holds the lock, which is given up while they are
 // asked, and for good if one of them panics.
 func (w *work) commitsLocked(status int, header func() http.Header) bool {
-	ask := veto{reg: w.root.door.reg}
+	root, vetoes := w.root.door.reg, (*veto)(nil)
 	if w.ledger != nil {
-		ask.next = w.ledger.vetoes
+		vetoes = w.ledger.vetoes
 	}
 	switch {
 	case w.failed != nil:
 		return false
-	case ask.reg.CommitIf == nil && ask.next == nil:
+	case root.CommitIf == nil && vetoes == nil:
 		return status < 400
+	}
+	regs := []*Registry{root}
+	for v := vetoes; v != nil; v = v.next {
+		regs = slices.Insert(regs, 1, v.reg) // in the order in which they were entered
 	}
 	w.mu.Unlock()
 	commit := true
-	for v := &ask; v != nil && commit; v = v.next {
-		commit = v.reg.CommitIf == nil || v.reg.CommitIf(status, header())
+	for _, reg := range regs {
+		commit = commit && (reg.CommitIf == nil || reg.CommitIf(status, header()))
 	}
 	w.mu.Lock()
 	return commit
@@ -807,9 +810,9 @@ type pool struct {
 	next   *pool
 	work   *work
 	db     *sql.DB
-	within *within       // nil for a *sql.DB
-	gate   gate          // whoever begins, ends or nests the transaction is through it
-	wait   *wait.Context // of a BEGIN that is under way; nil otherwise
+	within *within            // nil for a *sql.DB
+	gate   gate               // whoever begins, ends or nests the transaction is through it
+	cancel context.CancelFunc // of a BEGIN that is under way; nil otherwise
 
 	tx     *sql.Tx        // nil when none is open
 	by     *use           // that began it
@@ -821,10 +824,7 @@ type pool struct {
 	names  int32          // of savepoints used
 	fate   Outcome        // how its last transaction ended; 0 if nobody knows
 	guard  bool
-	waited bool // first has been used
 	late   bool // begun when its context had ended: database/sql rolls it back too
-
-	first wait.Context // of the first BEGIN; a driver may keep it
 }
 
 // within is the test's transaction (Binding.Tx) that those of units of work are
@@ -1075,14 +1075,10 @@ func (k Key) begin(ctx context.Context, why purpose, opts *sql.TxOptions) (open,
 	if why == withOptions {
 		p.opts = chosen(opts)
 	}
-	p.wait = &p.first
-	if p.waited { // a driver may have kept it
-		p.wait = new(wait.Context)
-	}
-	p.waited = true
-	p.wait.Init(ctx)
+	wait, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.cancel = cancel
 	w.mu.Unlock()
-	tx, err := p.begin(ctx, b)
+	tx, err := p.begin(ctx, wait, b)
 	if err != nil {
 		return open{}, w.beginFailed(ctx, k, err)
 	}
@@ -1155,14 +1151,14 @@ func (w *work) meet(err error) {
 	w.met = true
 }
 
-// begin begins the transaction, with the context that was set for it. The caller
-// is through the gate, which is left, also if the driver panics.
+// begin begins the transaction with wait, which cancel ends. The caller is through
+// the gate, which is left, also if the driver panics.
 //
 // With BeginTx(ctx) the transaction's life would be bound to ctx as well:
 // database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
 // of a driver without SessionResetter, and pgx reports commits that happened as
-// cancelled. So ctx ends the other one only while there is something to wait for.
-func (p *pool) begin(ctx context.Context, b *binding) (tx *sql.Tx, err error) {
+// cancelled. So ctx ends wait only while there is something to wait for.
+func (p *pool) begin(ctx, wait context.Context, b *binding) (tx *sql.Tx, err error) {
 	start := b.reg.now()
 	var stop, stopRoot func() bool
 	err = errPanicked // unless the driver returns
@@ -1178,26 +1174,29 @@ func (p *pool) begin(ctx context.Context, b *binding) (tx *sql.Tx, err error) {
 		if err := root.Err(); err != nil {
 			return nil, err
 		}
-		stopRoot = context.AfterFunc(root, p.wait.Cancel)
+		stopRoot = context.AfterFunc(root, p.cancel)
 	}
-	stop = context.AfterFunc(ctx, p.wait.Cancel)
+	stop = context.AfterFunc(ctx, p.cancel)
 	if p.within != nil {
-		return p.beginWithin(p.wait)
+		return p.beginWithin(wait)
 	}
-	return p.beginDB(p.wait)
+	return p.beginDB(wait)
 }
 
 // begun notes what came of a BEGIN, and leaves the gate. inTime is whether no
 // context has ended meanwhile.
 func (p *pool) begun(tx *sql.Tx, err error, start time.Time, inTime bool) error {
 	w := p.work
-	inTime = p.wait.Finish() && inTime
 	if err == nil && !start.IsZero() {
 		now := time.Now()
 		p.times = &times{wait: now.Sub(start), began: now}
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	defer func() {
+		p.cancel, p.late = nil, false // from here on, the end of the unit sees to it
+		p.gate.leaveLocked()
+		w.mu.Unlock()
+	}()
 	if err == nil {
 		w.begun++
 		p.tx, p.number, p.names = tx, w.begun, 0
@@ -1205,14 +1204,11 @@ func (p *pool) begun(tx *sql.Tx, err error, start time.Time, inTime bool) error 
 			err = context.Canceled
 			p.late = true
 			w.unlocked(func() { _ = p.end(false, nil) })
-			p.late = false
 		}
 	}
 	if err != nil && w.finished {
 		err = ErrFinished // and the wait was cancelled
 	}
-	p.wait = nil // from here on, the end of the unit sees to it
-	p.gate.leaveLocked()
 	return err
 }
 
@@ -1225,14 +1221,19 @@ func (w *work) unlocked(f func()) {
 
 func (p *pool) beginDB(ctx context.Context) (*sql.Tx, error) {
 	tx, err := p.db.BeginTx(ctx, p.opts)
-	if err == nil && p.guard {
-		if _, err = tx.ExecContext(ctx, "SAVEPOINT sqlreq_guard"); err != nil {
+	if err != nil || !p.guard {
+		return tx, err
+	}
+	laid := false
+	defer func() {
+		if !laid { // also if the driver panics: nobody else would end it
 			_ = tx.Rollback()
 		}
-	}
-	if err != nil {
+	}()
+	if _, err := tx.ExecContext(ctx, "SAVEPOINT sqlreq_guard"); err != nil {
 		return nil, err
 	}
+	laid = true
 	return tx, nil
 }
 
@@ -1243,12 +1244,18 @@ func (p *pool) beginWithin(ctx context.Context) (*sql.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
+	laid := false
+	defer func() {
+		if !laid {
+			free()
+		}
+	}()
 	t.name = fmt.Sprintf("sqlreq_tx_%d", outerNames.Add(1))
 	if _, err := t.tx.ExecContext(ctx, "SAVEPOINT "+t.name); err != nil {
-		free()
 		return nil, err
 	}
 	t.free, t.nest = free, turn.New()
+	laid = true
 	return t.tx, nil
 }
 
@@ -1322,8 +1329,8 @@ func (w *work) endLocked(commit bool) error {
 	for p := w.firstPool(); p != nil; p = p.next {
 		// A BEGIN under way ends itself when it sees that the unit is finished;
 		// anything else is somebody's Commit, Rollback or Savepoint.
-		if p.wait != nil {
-			p.wait.Cancel()
+		if p.cancel != nil {
+			p.cancel()
 			continue
 		}
 		for p.gate.busy {
@@ -1399,7 +1406,9 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 	returned := false
 	defer func() {
 		if !returned {
-			abandon(open)
+			for _, p := range open {
+				p.abandon()
+			}
 		}
 	}()
 	var committed []Key
@@ -1417,17 +1426,15 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 
 // abandon rolls back what is still open when a function of the program, or a
 // driver, did not return.
-func abandon(open []*pool) {
-	for _, p := range open {
-		if p.tx == nil {
-			continue
-		}
-		_ = p.rollback()
-		p.work.mu.Lock()
-		p.tx, p.point, p.broken, p.fate = nil, nil, nil, 0
-		p.work.mu.Unlock()
-		p.giveBack()
+func (p *pool) abandon() {
+	if p.tx == nil {
+		return
 	}
+	_ = p.rollback()
+	p.work.mu.Lock()
+	p.tx, p.point, p.broken, p.fate = nil, nil, nil, 0
+	p.work.mu.Unlock()
+	p.giveBack()
 }
 
 // endFailed notes that a transaction did not end as asked.
@@ -1491,6 +1498,12 @@ func (w *work) endThrough(pools []*pool, commit bool) (hooks []hook, err error) 
 // at it: the caller is through the gate, or the unit is finished.
 // committed are the keys that were committed with it.
 func (p *pool) end(commit bool, committed []Key) error {
+	returned := false
+	defer func() {
+		if !returned {
+			p.abandon()
+		}
+	}()
 	reg := p.by.binding.reg
 	asked := reg.now()
 	outcome, err := RolledBack, error(nil)
@@ -1515,9 +1528,10 @@ func (p *pool) end(commit bool, committed []Key) error {
 		w.outer().keep()
 	}
 	p.giveBack()
-	if reg.Observe != nil {
+	if reg.Observe != nil && p.times != nil {
 		p.tell(outcome, err, asked)
 	}
+	returned = true
 	return err
 }
 

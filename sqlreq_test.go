@@ -1965,6 +1965,24 @@ func TestG6CommitIf(t *testing.T) {
 	}
 }
 
+// TestCommitIfOrder: from the outermost inward, until one says no.
+func TestCommitIfOrder(t *testing.T) {
+	var asked []string
+	var h http.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	for _, name := range []string{"d", "c", "b", "a"} {
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&txFake{}).openDB(t)})
+		reg.CommitIf = func(int, http.Header) bool {
+			asked = append(asked, name)
+			return name != "c"
+		}
+		h = reg.Middleware(h)
+	}
+	txGet(h, "/")
+	if want := []string{"a", "b", "c"}; !slices.Equal(asked, want) {
+		t.Errorf("got %q, want %q", asked, want)
+	}
+}
+
 // TestCommitIfSeesTheResponse: it is asked once, with what would be sent.
 func TestCommitIfSeesTheResponse(t *testing.T) {
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&txFake{}).openDB(t)})

@@ -152,19 +152,17 @@ func (w *Writer) headerLocked() http.Header {
 // is held. 1xx ones (but for 101, which is final) are sent at once.
 func (w *Writer) WriteHeader(status int) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.over() {
-		w.mu.Unlock()
 		return
 	}
 	if w.phase != holding {
 		if w.phase == passing && w.rewrite != nil && w.rewrite(status, w.rw.Header()) {
 			w.dropBody = true
 		}
-		w.mu.Unlock()
-		w.rw.WriteHeader(status)
+		w.unlocked(func() { w.rw.WriteHeader(status) })
 		return
 	}
-	defer w.mu.Unlock()
 	if status < 100 || status > 999 {
 		if w.status == 0 && !w.sealed {
 			// net/http panics in WriteHeader; held back, the panic would come after COMMIT.
@@ -262,34 +260,28 @@ func (w *Writer) Write(p []byte) (int, error) { return w.write(p, "") }
 // WriteString is Write for a string.
 func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
 
-func (w *Writer) write(p []byte, s string) (int, error) {
-	n := len(p) + len(s)
+func (w *Writer) write(p []byte, s string) (n int, err error) {
 	w.mu.Lock()
-	if w.over() {
-		w.mu.Unlock()
+	defer w.mu.Unlock()
+	n = len(p) + len(s)
+	switch {
+	case w.over():
 		return 0, ErrReturned
-	}
-	if w.phase == passing || w.phase == hijacked {
-		drop := w.dropBody
-		w.mu.Unlock()
-		if drop {
-			return n, nil
+	case w.phase == passing || w.phase == hijacked:
+		if !w.dropBody {
+			w.unlocked(func() { n, err = w.pass(p, s) })
 		}
-		return w.pass(p, s)
-	}
-	if w.sealed {
-		w.mu.Unlock()
+		return n, err
+	case w.sealed:
 		return 0, ErrReturned
 	}
 	if w.status == 0 {
 		w.setStatus(int(w.implicit))
 	}
 	if n == 0 {
-		w.mu.Unlock()
 		return 0, nil
 	}
 	if !bodyAllowed(w.status) {
-		w.mu.Unlock()
 		return 0, http.ErrBodyNotAllowed
 	}
 	w.written += int64(n) // also if refused: net/http counts likewise
@@ -298,40 +290,43 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 		w.look()
 	}
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
-		w.mu.Unlock()
 		return 0, http.ErrContentLength
 	}
 	if hold {
 		w.hold(p, s, n)
-		w.mu.Unlock()
 		return n, nil
 	}
 	if w.phase == holding {
 		if err := w.startLocked(); err != nil {
-			w.mu.Unlock()
 			return 0, err
 		}
 	}
-	keep := w.length >= 0 && w.written == w.length
-	if keep {
-		w.kept = true
-		if p != nil {
-			w.last, p = p[n-1], p[:n-1]
-		} else {
-			w.last, s = s[n-1], s[:n-1]
-		}
+	if w.length < 0 || w.written < w.length {
+		w.unlocked(func() { n, err = w.pass(p, s) })
+		return n, err
 	}
-	w.mu.Unlock()
-	m, err := n-1, error(nil)
-	if !keep || n > 1 {
-		if m, err = w.pass(p, s); err != nil {
+	w.kept = true
+	if p != nil {
+		w.last, p = p[n-1], p[:n-1]
+	} else {
+		w.last, s = s[n-1], s[:n-1]
+	}
+	if n > 1 {
+		var m int
+		w.unlocked(func() { m, err = w.pass(p, s) })
+		if err != nil {
 			return m, err
 		}
 	}
-	if keep {
-		return n, nil
-	}
-	return m, nil
+	return n, nil
+}
+
+// unlocked runs f, about the underlying writer, without the lock, and takes it
+// again, also if f panics.
+func (w *Writer) unlocked(f func()) {
+	w.mu.Unlock()
+	defer w.mu.Lock()
+	f()
 }
 
 // fits reports whether n more bytes can be kept here, or need not be kept at all.
@@ -378,10 +373,9 @@ func (w *Writer) startLocked() error {
 	if buf == nil {
 		return nil
 	}
-	w.mu.Unlock()
-	_, err := w.rw.Write(buf.b)
+	var err error
+	w.unlocked(func() { _, err = w.rw.Write(buf.b) })
 	buf.free()
-	w.mu.Lock()
 	return err
 }
 
@@ -420,62 +414,48 @@ type writerOnly struct{ io.Writer }
 // declared length.
 func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for w.phase == holding && !w.sealed {
 		hold := w.holdFrom(src)
 		if hold == 0 {
 			if w.bodyWanted() {
 				if err := w.startLocked(); err != nil {
-					w.mu.Unlock()
 					return n, err
 				}
 				break
 			}
 			hold = math.MaxInt64
 		}
-		w.mu.Unlock()
-		m, err := io.Copy(writerOnly{w}, io.LimitReader(src, hold))
+		m, err := w.copyLocked(writerOnly{w}, io.LimitReader(src, hold))
 		n += m
-		w.mu.Lock()
 		w.copied = w.copied || n >= sniffLen
 		if err != nil || m < hold {
-			w.mu.Unlock()
 			return n, err
 		}
 	}
-	switch w.phase {
-	case passing:
-		if w.over() {
-			w.mu.Unlock()
-			return n, ErrReturned
-		}
-		if w.dropBody {
-			w.mu.Unlock()
-			m, err := io.Copy(io.Discard, src)
-			return n + m, err
-		}
-	case holding, streaming:
-		if w.sealed {
-			w.mu.Unlock()
-			return n, ErrReturned
-		}
-		if w.length >= 0 {
-			room := w.length - w.written - 1
-			w.mu.Unlock()
-			m, err := w.readLimited(src, room)
+	var m int64
+	switch {
+	case w.over(), w.sealed && (w.phase == holding || w.phase == streaming):
+		return n, ErrReturned
+	case w.phase == passing && w.dropBody:
+		m, err = w.copyLocked(io.Discard, src)
+	case w.phase == streaming && w.length >= 0:
+		m, err = w.copyLimitedLocked(src, w.length-w.written-1)
+		if err == nil {
 			n += m
-			if err != nil {
-				return n, err
-			}
-			m, err = io.Copy(writerOnly{w}, src) // the last byte, and too many
-			return n + m, err
+			m, err = w.copyLocked(writerOnly{w}, src) // the last byte, and too many
 		}
+	default:
+		m, err = w.copyLocked(w.rw, src)
+		w.written += m
 	}
-	w.mu.Unlock()
-	m, err := io.Copy(w.rw, src)
-	w.mu.Lock()
-	w.written += m
-	w.mu.Unlock()
 	return n + m, err
+}
+
+// copyLocked copies without the lock, which the caller holds.
+func (w *Writer) copyLocked(dst io.Writer, src io.Reader) (n int64, err error) {
+	w.unlocked(func() { n, err = io.Copy(dst, src) })
+	return n, err
 }
 
 // bodyWanted reports whether the protocol sends a body for this response.
@@ -508,10 +488,10 @@ func (w *Writer) holdFrom(src io.Reader) int64 {
 	return room
 }
 
-// readLimited copies at most room bytes of src by the underlying writer. It
-// looks into an io.LimitedReader as net does: one in another would keep it from
-// seeing the file.
-func (w *Writer) readLimited(src io.Reader, room int64) (int64, error) {
+// copyLimitedLocked copies at most room bytes of src by the underlying writer,
+// without the lock. It looks into an io.LimitedReader as net does: one in another
+// would keep it from seeing the file.
+func (w *Writer) copyLimitedLocked(src io.Reader, room int64) (int64, error) {
 	if room <= 0 {
 		return 0, nil
 	}
@@ -521,13 +501,11 @@ func (w *Writer) readLimited(src io.Reader, room int64) (int64, error) {
 		part.R, part.N = outer.R, min(outer.N, room)
 	}
 	before := part.N
-	n, err := io.Copy(w.rw, &part)
+	n, err := w.copyLocked(w.rw, &part)
 	if ok {
 		outer.N -= before - part.N
 	}
-	w.mu.Lock()
 	w.written += n
-	w.mu.Unlock()
 	return n, err
 }
 
@@ -537,34 +515,36 @@ func (w *Writer) Flush() { _ = w.FlushError() }
 // FlushError sends what is there, except that what would complete the response
 // waits: the header of one without a body, the last byte of a declared length.
 func (w *Writer) FlushError() error {
+	if waits, err := w.startFlush(); waits || err != nil {
+		return err
+	}
+	return http.NewResponseController(w.rw).Flush()
+}
+
+// startFlush reports whether the Flush has to wait, and starts to stream if not.
+func (w *Writer) startFlush() (waits bool, err error) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.phase == holding || w.phase == streaming || w.over() {
 		if w.sealed {
-			w.mu.Unlock()
-			return ErrReturned
+			return false, ErrReturned
 		}
 		if !implements[http.Flusher](w.rw) && !implements[interface{ FlushError() error }](w.rw) {
-			w.mu.Unlock()
-			return http.ErrNotSupported
+			return false, http.ErrNotSupported
 		}
 	}
-	if w.phase == holding {
-		if w.status == 0 {
-			w.setStatus(int(w.implicit))
-		}
-		w.look()
-		if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
-			w.flushed = true
-			w.mu.Unlock()
-			return nil
-		}
-		if err := w.startLocked(); err != nil {
-			w.mu.Unlock()
-			return err
-		}
+	if w.phase != holding {
+		return false, nil
 	}
-	w.mu.Unlock()
-	return http.NewResponseController(w.rw).Flush()
+	if w.status == 0 {
+		w.setStatus(int(w.implicit))
+	}
+	w.look()
+	if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
+		w.flushed = true
+		return true, nil
+	}
+	return false, w.startLocked()
 }
 
 // answerable returns an error if the handler has returned, but its response is
@@ -631,18 +611,9 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 	if err := before(status); err != nil {
 		return nil, nil, err
 	}
-	w.mu.Lock()
-	if w.sealed {
-		w.mu.Unlock()
-		return nil, nil, ErrReturned
+	if err := w.startHijack(); err != nil {
+		return nil, nil, err
 	}
-	if w.phase == holding && w.status != 0 {
-		if err := w.startLocked(); err != nil {
-			w.mu.Unlock()
-			return nil, nil, err
-		}
-	}
-	w.mu.Unlock()
 	conn, rw, err := http.NewResponseController(w.rw).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -652,6 +623,19 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 	w.freeLocked()
 	w.mu.Unlock()
 	return conn, rw, nil
+}
+
+// startHijack sends a status that was set.
+func (w *Writer) startHijack() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.sealed:
+		return ErrReturned
+	case w.phase == holding && w.status != 0:
+		return w.startLocked()
+	}
+	return nil
 }
 
 func (w *Writer) canHijack() error {
@@ -747,9 +731,8 @@ func (w *Writer) releaseLocked() {
 		if w.kept {
 			w.kept = false
 			last := [1]byte{w.last}
-			w.mu.Unlock()
-			_, _ = w.rw.Write(last[:]) // a client that has gone is nobody's business here
-			w.mu.Lock()
+			// A client that has gone is nobody's business here.
+			w.unlocked(func() { _, _ = w.rw.Write(last[:]) })
 		}
 	default:
 		return
@@ -766,9 +749,7 @@ func (w *Writer) releaseHeldLocked() {
 	chunk := w.copied && w.laterTrailers()
 	_ = w.startLocked()
 	if chunk {
-		w.mu.Unlock()
-		_ = http.NewResponseController(w.rw).Flush()
-		w.mu.Lock()
+		w.unlocked(func() { _ = http.NewResponseController(w.rw).Flush() })
 	}
 }
 

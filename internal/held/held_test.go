@@ -1062,3 +1062,113 @@ func quiet(h http.Handler) *httptest.Server {
 	srv.Start()
 	return srv
 }
+
+// panicky is a writer of a middleware outside that panics when it is told to.
+type panicky struct {
+	*client
+	at string
+}
+
+func (p *panicky) on(what string) {
+	if p.at == what {
+		panic(what)
+	}
+}
+
+func (p *panicky) Header() http.Header {
+	p.on("Header")
+	return p.client.Header()
+}
+
+func (p *panicky) WriteHeader(status int) {
+	p.on("WriteHeader")
+	p.client.WriteHeader(status)
+}
+
+func (p *panicky) Write(b []byte) (int, error) {
+	p.on("Write")
+	return p.client.Write(b)
+}
+
+func (p *panicky) Flush() {
+	p.on("Flush")
+	p.client.Flush()
+}
+
+// The panic of a writer below goes on, and what comes after it, as the caller
+// aborts the response, does not wait for a lock.
+func TestWriterBelowPanics(t *testing.T) {
+	large := strings.Repeat("x", 100)
+	tests := []struct {
+		name, at string
+		do       func(w *Writer, arm func())
+	}{
+		{"held", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Seal(); w.Release() }},
+		{"held", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(201); arm(); w.Seal(); w.Release() }},
+		{"held and flushed for trailers", "Flush", func(w *Writer, arm func()) {
+			_, _ = w.ReadFrom(strings.NewReader(strings.Repeat("x", 2*sniffLen)))
+			w.Header().Set(http.TrailerPrefix+"X", "1")
+			arm()
+			w.Seal()
+			w.Release()
+		}},
+		{"untouched", "Header", func(w *Writer, arm func()) { w.Header().Set("X", "1"); arm(); w.Seal(); w.Release() }},
+		{"grows too large", "Write", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
+		{"grows too large", "WriteHeader", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
+		{"grows too large", "Header", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
+		{"streams", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString(large); arm(); _, _ = w.WriteString(large) }},
+		{"is read", "Write", func(w *Writer, arm func()) { arm(); _, _ = w.ReadFrom(strings.NewReader(large)) }},
+		{"is read", "WriteHeader", func(w *Writer, arm func()) { arm(); _, _ = w.ReadFrom(strings.NewReader(large)) }},
+		{"is read with a length", "Write", func(w *Writer, arm func()) {
+			w.Header().Set("Content-Length", "100")
+			w.WriteHeader(200)
+			arm()
+			_, _ = w.ReadFrom(strings.NewReader(large))
+		}},
+		{"last byte", "Write", func(w *Writer, arm func()) {
+			w.Header().Set("Content-Length", "100")
+			_, _ = w.WriteString(large)
+			arm()
+			w.Seal()
+			w.Release()
+		}},
+		{"flushed", "WriteHeader", func(w *Writer, arm func()) { arm(); w.Flush() }},
+		{"flushed", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Flush() }},
+		{"flushed", "Flush", func(w *Writer, arm func()) { arm(); w.Flush() }},
+		{"hijacked after a status", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
+		{"early hints", "WriteHeader", func(w *Writer, arm func()) { arm(); w.WriteHeader(103) }},
+		{"passed on", "WriteHeader", func(w *Writer, arm func()) { w.Close(); arm(); w.WriteHeader(200) }},
+		{"passed on", "Write", func(w *Writer, arm func()) { w.Close(); arm(); _, _ = w.WriteString("x") }},
+		{"passed on and read", "Write", func(w *Writer, arm func()) { w.Close(); arm(); _, _ = w.ReadFrom(strings.NewReader("x")) }},
+	}
+	for _, test := range tests {
+		t.Run(test.name+", "+test.at, func(t *testing.T) {
+			p := &panicky{client: newClient()}
+			w := writer(p, request("GET"), 10)
+			if strings.HasSuffix(test.name, "trailers") {
+				w = writer(p, request("GET"), 10*sniffLen)
+			}
+			got := func() (v any) {
+				defer func() { v = recover() }()
+				test.do(w, func() { p.at = test.at })
+				return nil
+			}()
+			if got != test.at {
+				t.Fatalf("got %v, want the panic of %s", got, test.at)
+			}
+			p.at = ""
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				w.Seal()
+				w.Abort()
+				w.Close()
+			}()
+			select {
+			case <-done:
+			case <-time.After(time.Minute):
+				t.Fatal("the end of the response waits for a lock")
+			}
+		})
+	}
+}
