@@ -260,18 +260,13 @@ func (w *Writer) Write(p []byte) (int, error) { return w.write(p, "") }
 // WriteString is Write for a string.
 func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
 
-func (w *Writer) write(p []byte, s string) (n int, err error) {
+func (w *Writer) write(p []byte, s string) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n = len(p) + len(s)
+	n := len(p) + len(s)
 	switch {
-	case w.over():
-		return 0, ErrReturned
 	case w.phase == passing || w.phase == hijacked:
-		if !w.dropBody {
-			w.unlocked(func() { n, err = w.pass(p, s) })
-		}
-		return n, err
+		return w.passLocked(p, s)
 	case w.sealed:
 		return 0, ErrReturned
 	}
@@ -301,24 +296,41 @@ func (w *Writer) write(p []byte, s string) (n int, err error) {
 			return 0, err
 		}
 	}
+	return w.streamLocked(p, s)
+}
+
+// passLocked hands on what is written when there is nothing to hold any more.
+func (w *Writer) passLocked(p []byte, s string) (n int, err error) {
+	switch {
+	case w.over():
+		return 0, ErrReturned
+	case w.dropBody:
+		return len(p) + len(s), nil
+	}
+	w.unlocked(func() { n, err = w.pass(p, s) })
+	return n, err
+}
+
+// streamLocked sends all but the last byte of a declared length.
+func (w *Writer) streamLocked(p []byte, s string) (n int, err error) {
 	if w.length < 0 || w.written < w.length {
 		w.unlocked(func() { n, err = w.pass(p, s) })
 		return n, err
 	}
+	rest := len(p) + len(s) - 1
 	w.kept = true
 	if p != nil {
-		w.last, p = p[n-1], p[:n-1]
+		w.last, p = p[rest], p[:rest]
 	} else {
-		w.last, s = s[n-1], s[:n-1]
+		w.last, s = s[rest], s[:rest]
 	}
-	if n > 1 {
-		var m int
-		w.unlocked(func() { m, err = w.pass(p, s) })
+	if rest > 0 {
+		w.unlocked(func() { n, err = w.pass(p, s) })
 		if err != nil {
-			return m, err
+			return n, err
 		}
 	}
-	return n, nil
+	return rest + 1, nil
 }
 
 // unlocked runs f, about the underlying writer, without the lock, and takes it
