@@ -13,11 +13,6 @@ import (
 	"github.com/sqlreq/sqlreq/benchmarks"
 )
 
-// gogc makes the heap of a benchmark, a few MB, as large as that of a small
-// service. By default Go would collect it every 1,600 requests, which says more
-// about the fixed costs of the collector than about anybody here.
-const gogc = "GOGC=800"
-
 // turns is how many times as long as others a comparison in turns takes: three
 // contenders, and a median of many short measurements.
 const turns = 6
@@ -107,7 +102,6 @@ func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]b
 	}
 	pattern := fmt.Sprintf("^Benchmark%s$/^%s$/^%s$/^by=%s$", b.Group, b.Database, b.Work, b.By)
 	cmd := exec.Command(binary, "-test.run=^$", "-test.bench="+pattern, "-test.benchtime="+at)
-	cmd.Env = append(os.Environ(), gogc)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -36,9 +36,8 @@ func writeTables(r *results, name string) error {
 
 func tables(r *results) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s with %s on %s/%s, %s, %s CPUs; medians of %s rounds. In parentheses: the ratio to `hand`, the median of the rounds' own ratios. "+
-		"The garbage collector runs with %s, so that the heap of a benchmark is as large as that of a small service.\n\n",
-		r.config["date"], r.config["go"], r.config["goos"], r.config["goarch"], r.config["cpu"], r.config["cpus"], r.config["rounds"], gogc)
+	fmt.Fprintf(&b, "Measured on %s with %s on %s/%s, %s, %s CPUs; medians of %s rounds. In parentheses: the ratio to `hand`, the median of the rounds' own ratios.\n\n",
+		r.config["date"], r.config["go"], r.config["goos"], r.config["goarch"], r.config["cpu"], r.config["cpus"], r.config["rounds"])
 	b.WriteString("### The bar\n\n" + bar(r))
 	b.WriteString("### Where sqlreq loses\n\n" + losses(r))
 	for _, db := range databases {
