@@ -1187,7 +1187,7 @@ func (p *pool) begin(ctx, wait context.Context, b *binding) (tx *sql.Tx, err err
 // context has ended meanwhile.
 func (p *pool) begun(tx *sql.Tx, err error, start time.Time, inTime bool) error {
 	w := p.work
-	if err == nil && !start.IsZero() {
+	if !start.IsZero() {
 		now := time.Now()
 		p.times = &times{wait: now.Sub(start), began: now}
 	}
@@ -1200,14 +1200,15 @@ func (p *pool) begun(tx *sql.Tx, err error, start time.Time, inTime bool) error 
 	if err == nil {
 		w.begun++
 		p.tx, p.number, p.names = tx, w.begun, 0
-		if w.finished || !inTime { // too late: nobody else would end it
-			err = context.Canceled
-			p.late = true
-			w.unlocked(func() { _ = p.end(false, nil) })
+		if !w.finished && inTime {
+			return nil
 		}
+		err = context.Canceled // too late: nobody else would end it
+		p.late = true
+		w.unlocked(func() { _ = p.end(false, nil) })
 	}
-	if err != nil && w.finished {
-		err = ErrFinished // and the wait was cancelled
+	if w.finished {
+		return ErrFinished // and the wait was cancelled
 	}
 	return err
 }
@@ -1353,11 +1354,14 @@ func (w *work) endLocked(commit bool) error {
 	w.mu.Unlock()
 	commit = w.endPools(open, commit)
 	w.mu.Lock()
-	err, hooks := w.errLocked(), w.lastLocked(open, commit)
-	w.mu.Unlock()
+	err, hooks := w.errLocked(), w.ledger.hooks
 	if len(hooks) == 0 {
+		w.mu.Unlock()
 		return err
 	}
+	w.ledger.hooks = nil
+	decideLocked(hooks, open, commit)
+	w.mu.Unlock()
 	for _, h := range hooks {
 		h.run()
 	}
@@ -1371,10 +1375,9 @@ func (w *work) gaveUp() bool {
 	return w.waited && (w.exchange == nil || w.exchange.Untouched())
 }
 
-// lastLocked takes all hooks: those of pools that were not open end as the unit does.
-func (w *work) lastLocked(open []*pool, commit bool) []hook {
-	hooks := w.ledger.hooks
-	w.ledger.hooks = nil
+// decideLocked decides about the last hooks: those of pools that were not open end
+// as the unit does.
+func decideLocked(hooks []hook, open []*pool, commit bool) {
 	for i := range hooks {
 		h := &hooks[i]
 		h.fate = RolledBack
@@ -1385,7 +1388,6 @@ func (w *work) lastLocked(open []*pool, commit bool) []hook {
 			h.fate = p.fate
 		}
 	}
-	return hooks
 }
 
 // endPools ends the open transactions in the order of their BEGINs, until one
@@ -1506,26 +1508,23 @@ func (p *pool) end(commit bool, committed []Key) error {
 	}()
 	reg := p.by.binding.reg
 	asked := reg.now()
-	outcome, err := RolledBack, error(nil)
+	outcome, err := Committed, error(nil)
 	if commit {
 		outcome, err = p.commit(committed)
-	} else if errors.Is(p.rollback(), sql.ErrTxDone) && !p.late {
-		outcome, err = Ended, endedError(p.by.binding.Key)
+	} else {
+		outcome, err = p.endBadly()
 	}
-
-	fate, stays := outcome, outcome == Committed && !p.readOnly()
-	if outcome == Ended || isAmbiguous(err) {
-		fate, stays = 0, true
-	} else if outcome == CommitFailed {
-		fate = RolledBack
+	fate, stays := Committed, !p.readOnly()
+	if outcome != Committed {
+		fate, stays = fateOf(outcome, err)
 	}
 	w := p.work
 	w.mu.Lock()
 	p.tx, p.point, p.broken, p.fate = nil, nil, nil, fate
 	w.committed = w.committed || stays
 	w.mu.Unlock()
-	if stays {
-		w.outer().keep()
+	if outer := w.outer(); stays && outer != nil {
+		outer.keep()
 	}
 	p.giveBack()
 	if reg.Observe != nil && p.times != nil {
@@ -1545,12 +1544,22 @@ func (p *pool) tell(outcome Outcome, err error, asked time.Time) {
 	b.reg.protect(w.root.req, "Observe", func() { b.reg.Observe(w.root.after(&w.root), event) })
 }
 
-func isAmbiguous(err error) bool {
-	if err == nil {
-		return false // without the allocation of errors.As
+// endBadly rolls the transaction back because that was asked for or something failed.
+func (p *pool) endBadly() (Outcome, error) {
+	if errors.Is(p.rollback(), sql.ErrTxDone) && !p.late {
+		return Ended, endedError(p.by.binding.Key)
 	}
+	return RolledBack, nil
+}
+
+// fateOf returns what a transaction that is not Committed means for its hooks,
+// and whether something of it may have stayed.
+func fateOf(outcome Outcome, err error) (fate Outcome, stays bool) {
 	var c *CommitError
-	return errors.As(err, &c) && c.Ambiguous
+	if outcome == Ended || errors.As(err, &c) && c.Ambiguous {
+		return 0, true
+	}
+	return RolledBack, false
 }
 
 // now is the time if somebody wants to know it.
