@@ -72,7 +72,7 @@ func inTurns(r *results, database string) string {
 var why = []struct{ work, reason string }{
 	{"nothing", "By hand, nothing is made for such a request. sqlreq makes the context and the copy of the request that carries it, and holds the answer, because a handler may ask for a transaction, or fail, after it has answered."},
 	{"headers", "As above; and the header is noted as it is at WriteHeader, because what is changed later must not be sent."},
-	{"insert", "A wait for the pool that ends with the request, and a transaction that does not, take a context of their own. The others bind the life of the transaction to the request's context: a client that leaves costs the connection, and some drivers report work that is committed as cancelled."},
+	{"insert", "A wait for the pool that ends with the request, and a transaction that does not, take a context of their own. The others bind the life of the transaction to the request's context: a client that leaves costs the connection, and some drivers report work that is committed as cancelled. It is the same few microseconds whatever the transaction itself costs: little where COMMIT waits for a disk or a network, a good deal of one that stays in memory, as with synchronous=NORMAL."},
 	{"durable", "As above. What has slept in fsync finds the processor's caches cold, so that each line of code and memory more costs more."},
 	{"statements", "As for one INSERT. Statements on a Key (`sqlreq-key`) find the request's transaction each time, under a lock."},
 	{"read", "As for one INSERT. The rows are copied into memory, each under a lock, because the answer waits until the transaction is over."},
