@@ -1508,7 +1508,8 @@ func (p *pool) end(commit bool, committed []Key) error {
 	}()
 	reg := p.by.binding.reg
 	asked := reg.now()
-	outcome, err := Committed, error(nil)
+	var outcome Outcome
+	var err error
 	if commit {
 		outcome, err = p.commit(committed)
 	} else {
