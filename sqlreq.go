@@ -1409,7 +1409,7 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 	defer func() {
 		if !returned {
 			for _, p := range open {
-				p.abandon()
+				p.abandon(false)
 			}
 		}
 	}()
@@ -1427,15 +1427,25 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 }
 
 // abandon rolls back what is still open when a function of the program, or a
-// driver, did not return.
-func (p *pool) abandon() {
+// driver, did not return. The unit fails, should somebody recover: work is lost,
+// or nobody knows if COMMIT was tried.
+func (p *pool) abandon(commit bool) {
 	if p.tx == nil {
 		return
 	}
+	w, key := p.work, p.by.binding.Key
+	if !p.late {
+		err := fmt.Errorf("sqlreq: key %q: the transaction was given up, its end panicked", key)
+		if commit {
+			err = &CommitError{Key: key, Ambiguous: true, Err: err}
+			w.keep()
+		}
+		w.endFailed(p.by.scope, err)
+	}
 	_ = p.rollback()
-	p.work.mu.Lock()
+	w.mu.Lock()
 	p.tx, p.point, p.broken, p.fate = nil, nil, nil, 0
-	p.work.mu.Unlock()
+	w.mu.Unlock()
 	p.giveBack()
 }
 
@@ -1503,7 +1513,7 @@ func (p *pool) end(commit bool, committed []Key) error {
 	returned := false
 	defer func() {
 		if !returned {
-			p.abandon()
+			p.abandon(commit)
 		}
 	}()
 	reg := p.by.binding.reg

@@ -249,11 +249,12 @@ func TestBeginEndsWithTheRequest(t *testing.T) {
 	}
 }
 
-// A transaction that could not be ended takes what is known of it along.
+// A transaction whose end panics fails the request, though the handler recovers;
+// what is known of it goes with it, and the next use begins anew.
 func TestG4BrokenTransactionWhoseRollbackPanics(t *testing.T) {
 	d := &driverFake{}
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
-	lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	rec := lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
 		d.exec = func(string) error {
 			cancel()
@@ -270,8 +271,34 @@ func TestG4BrokenTransactionWhoseRollbackPanics(t *testing.T) {
 		driverGone(func() { _ = sqlreq.Rollback(r.Context()) })
 		lifeExec(t, r.Context(), sqlreqtest.Main, "UPDATE")
 	})))
-	// database/sql gives the first connection up with the goroutine.
-	d.check(t, "BEGIN", "INSERT", "ROLLBACK", "BEGIN", "UPDATE", "COMMIT")
+	if rec.Code != 500 {
+		t.Errorf("got %d, want 500", rec.Code)
+	}
+	d.check(t, "BEGIN", "INSERT", "ROLLBACK", "BEGIN", "UPDATE", "ROLLBACK")
+}
+
+// Nobody knows whether a COMMIT that panicked has worked: no success, whatever the
+// handler answers, and no second attempt.
+func TestG1CommitPanicsAndTheHandlerRecovers(t *testing.T) {
+	for _, status := range []int{201, 404} {
+		d := &driverFake{commit: func() error { panic("driver") }}
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
+		reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: lifeNoBackoff, Retryable: func(error) bool { return true }}
+		var got *sqlreq.CommitError
+		reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+			errors.As(err, &got)
+			w.WriteHeader(sqlreq.StatusCode(err))
+		}
+		rec := lifeDo(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			lifeExec(t, r.Context(), sqlreqtest.Main, "INSERT")
+			driverGone(func() { _ = sqlreq.Commit(r.Context()) })
+			w.WriteHeader(status)
+		})))
+		if rec.Code < 500 || got == nil || !got.Ambiguous {
+			t.Errorf("%d: got %d and %v, want a CommitError of unknown outcome", status, rec.Code, got)
+		}
+		d.check(t, "BEGIN", "INSERT", "COMMIT")
+	}
 }
 
 // ErrFinished comes before what is wrong with a key.
