@@ -823,8 +823,7 @@ type pool struct {
 	number int32          // in the order of the BEGINs
 	names  int32          // of savepoints used
 	fate   Outcome        // how its last transaction ended; 0 if nobody knows
-	guard  bool
-	late   bool // begun when its context had ended: database/sql rolls it back too
+	late   bool           // begun when its context had ended: database/sql rolls it back too
 }
 
 // within is the test's transaction (Binding.Tx) that those of units of work are
@@ -1071,7 +1070,7 @@ func (k Key) begin(ctx context.Context, why purpose, opts *sql.TxOptions) (open,
 	if p.tx != nil {
 		return p.share(k, u, why)
 	}
-	p.by, p.guard, p.opts = u, b.guards(), u.options()
+	p.by, p.opts = u, u.options()
 	if why == withOptions {
 		p.opts = chosen(opts)
 	}
@@ -1110,7 +1109,7 @@ func (p *pool) clash(k Key, u *use, why purpose) error {
 	switch by := p.by.binding.Key; {
 	case why == withOptions:
 		return because(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", k, by)
-	case p.by != u && (!sameOptions(p.opts, u.options()) || p.guard != u.binding.guards()):
+	case p.by != u && (!sameOptions(p.opts, u.options()) || p.by.binding.guards() != u.binding.guards()):
 		return because(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", k, by)
 	}
 	return nil
@@ -1222,7 +1221,7 @@ func (w *work) unlocked(f func()) {
 
 func (p *pool) beginDB(ctx context.Context) (*sql.Tx, error) {
 	tx, err := p.db.BeginTx(ctx, p.opts)
-	if err != nil || !p.guard {
+	if err != nil || !p.by.binding.guards() {
 		return tx, err
 	}
 	laid := false
@@ -1409,7 +1408,7 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 	defer func() {
 		if !returned {
 			for _, p := range open {
-				p.abandon(false)
+				p.abandon(false, nil)
 			}
 		}
 	}()
@@ -1428,8 +1427,8 @@ func (w *work) endPools(open []*pool, commit bool) bool {
 
 // abandon rolls back what is still open when a function of the program, or a
 // driver, did not return. The unit fails, should somebody recover: work is lost,
-// or nobody knows if COMMIT was tried.
-func (p *pool) abandon(commit bool) {
+// or, if it was to be committed, nobody knows what became of it.
+func (p *pool) abandon(commit bool, committed []Key) {
 	if p.tx == nil {
 		return
 	}
@@ -1437,8 +1436,9 @@ func (p *pool) abandon(commit bool) {
 	if !p.late {
 		err := fmt.Errorf("sqlreq: key %q: the transaction was given up, its end panicked", key)
 		if commit {
-			err = &CommitError{Key: key, Ambiguous: true, Err: err}
+			err = &CommitError{Key: key, Committed: committed, Ambiguous: true, Err: err}
 			w.keep()
+			_ = w.hooksOf(p) // neither kind runs
 		}
 		w.endFailed(p.by.scope, err)
 	}
@@ -1513,7 +1513,7 @@ func (p *pool) end(commit bool, committed []Key) error {
 	returned := false
 	defer func() {
 		if !returned {
-			p.abandon(commit)
+			p.abandon(commit, committed)
 		}
 	}()
 	reg := p.by.binding.reg
@@ -1593,7 +1593,7 @@ func (p *pool) commit(committed []Key) (Outcome, error) {
 		}
 		return RolledBack, err
 	}
-	if p.guard {
+	if p.by.binding.guards() {
 		switch _, err := p.tx.ExecContext(context.Background(), "RELEASE SAVEPOINT sqlreq_guard"); {
 		case errors.Is(err, sql.ErrTxDone):
 			return Ended, endedError(key)

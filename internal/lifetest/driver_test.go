@@ -278,22 +278,27 @@ func TestG4BrokenTransactionWhoseRollbackPanics(t *testing.T) {
 }
 
 // Nobody knows whether a COMMIT that panicked has worked: no success, whatever the
-// handler answers, and no second attempt.
+// handler answers, no hook of either kind, and no second attempt.
 func TestG1CommitPanicsAndTheHandlerRecovers(t *testing.T) {
 	for _, status := range []int{201, 404} {
 		d := &driverFake{commit: func() error { panic("driver") }}
 		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
 		reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: lifeNoBackoff, Retryable: func(error) bool { return true }}
 		var got *sqlreq.CommitError
+		var log lifeLog
 		reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
 			errors.As(err, &got)
 			w.WriteHeader(sqlreq.StatusCode(err))
 		}
 		rec := lifeDo(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			lifeExec(t, r.Context(), sqlreqtest.Main, "INSERT")
+			log.hooks(t, r.Context(), sqlreqtest.Main, "")
 			driverGone(func() { _ = sqlreq.Commit(r.Context()) })
 			w.WriteHeader(status)
 		})))
+		if log.String() != "" {
+			t.Errorf("%d: hooks ran: %s", status, &log)
+		}
 		if rec.Code < 500 || got == nil || !got.Ambiguous {
 			t.Errorf("%d: got %d and %v, want a CommitError of unknown outcome", status, rec.Code, got)
 		}
