@@ -1,10 +1,12 @@
 package lifetest
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -336,4 +338,34 @@ func TestG6KeysOfAPoolWithDefaultOptions(t *testing.T) {
 		})))
 	}
 	d.check(t, "BEGIN", "INSERT", "INSERT", "COMMIT", "BEGIN", "INSERT", "INSERT", "COMMIT")
+}
+
+// driverHijackable is a response that could be hijacked, if it came to that.
+type driverHijackable struct{ *httptest.ResponseRecorder }
+
+func (driverHijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, sqlreqtest.ErrTest
+}
+
+// Of two databases that a Hijack commits the second one panics: the error tells
+// that the first one is committed.
+func TestG6CommitOfTheSecondPanics(t *testing.T) {
+	first, second := &driverFake{}, &driverFake{commit: func() error { panic("driver") }}
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: first.open(t)}, sqlreq.Binding{Key: "second", DB: second.open(t)})
+	var got *sqlreq.CommitError
+	reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+		errors.As(err, &got)
+		w.WriteHeader(sqlreq.StatusCode(err))
+	}
+	rec := httptest.NewRecorder()
+	reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		lifeExec(t, r.Context(), sqlreqtest.Main, "INSERT")
+		lifeExec(t, r.Context(), "second", "INSERT")
+		driverGone(func() { _, _, _ = http.NewResponseController(w).Hijack() })
+	})).ServeHTTP(driverHijackable{rec}, httptest.NewRequest("GET", "/", nil))
+	if rec.Code != 500 || got == nil || got.Key != "second" || !got.Ambiguous || !slices.Equal(got.Committed, []sqlreq.Key{sqlreqtest.Main}) {
+		t.Errorf("got %d and %+v, want 500 and that the first one is committed", rec.Code, got)
+	}
+	first.check(t, "BEGIN", "INSERT", "COMMIT")
+	second.check(t, "BEGIN", "INSERT", "COMMIT")
 }
