@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
 // HandlerFunc is an [http.Handler] that returns an error. The error rolls back
@@ -27,7 +29,7 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	returned := false
 	defer func() {
 		if !returned && s != nil {
-			s.work.panicked(s)
+			s.panicked()
 		}
 	}()
 	err := f(w, r)
@@ -37,13 +39,13 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	logger := slog.Default()
 	if s != nil {
-		if s.fail(err) == nil && s.work.exchange != nil {
+		if s.fail(err) == nil && s.root().req != nil {
 			return
 		}
-		logger = s.door.reg.logger() // in a Do, or after the end: nobody else answers
+		logger = s.access.reg.logger() // in a Do, or after the end: nobody else answers
 	}
 	if r.Context().Err() != nil {
-		err = &unavailable{err}
+		err = &unit.Unavailable{Err: err}
 	}
 	answer(w, r, logger, 1, err)
 }
@@ -247,13 +249,8 @@ func statusIn(err error) int {
 	return 0
 }
 
-// unavailable marks an error as one that another try, a little later, may not meet.
-type unavailable struct{ error }
-
-func (u *unavailable) Unwrap() error { return u.error }
-
 func isUnavailable(err error) bool {
-	var u *unavailable
+	var u *unit.Unavailable
 	return errors.As(err, &u)
 }
 

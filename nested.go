@@ -16,32 +16,39 @@ import (
 // middleware decides about it, this one only opens its keys.
 func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request) {
 	s, req := outer, r
-	if outer.req.URL != r.URL || !outer.entered(&m.door) { // stripped of a prefix, or with keys to open
-		s = &scope{Context: r.Context(), outer: outer, door: &m.door, work: outer.work}
+	if outer.req.URL != r.URL || !outer.entered(&m.access) { // stripped of a prefix, or with keys to open
+		s = &scope{Context: r.Context(), outer: outer, access: &m.access, unit: outer.unit}
 		req = r.WithContext(s)
 		s.req = req
-		outer.work.enter(m.door.reg)
+		s.join()
 	}
 	returned := false
 	defer func() {
 		copyBack(r, req)
 		if !returned {
-			s.work.panicked(s)
+			s.panicked()
 		}
 	}()
 	m.next.ServeHTTP(w, req)
 	returned = true
 }
 
-// entered reports whether all that d opens is open, and not hidden by another
+// entered reports whether all that a opens is open, and not hidden by another
 // registry in between: a registry entered twice is entered once.
-func (s *scope) entered(d *door) bool {
-	for c := s; c != nil && c.door.reg == d.reg; c = c.inUnit() {
-		if c.door.covers(d) {
+func (s *scope) entered(a *access) bool {
+	for c := s; c != nil && c.access.reg == a.reg; c = c.inUnit() {
+		if c.access.covers(a) {
 			return true
 		}
 	}
 	return false
+}
+
+// join notes that the registry of s takes part in the decision, if it has a CommitIf.
+func (s *scope) join() {
+	if reg := s.access.reg; reg.CommitIf != nil && reg != s.root().access.reg {
+		s.unit.Join(reg)
+	}
 }
 
 // Mount returns h as an application under prefix: [http.StripPrefix] and
@@ -119,9 +126,12 @@ type muxRedirects struct{ http.Handler }
 
 func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var hw *held.Writer
-	if x, ok := w.(*exchange); ok {
+	switch x := w.(type) {
+	case *attempt:
 		hw = &x.Writer
-	} else {
+	case *held.Writer: // of an ErrorHandler
+		hw = x
+	default:
 		hw = held.Pass(w, r) // a writer of a middleware in between
 		defer hw.Close()
 		w = hw

@@ -1,0 +1,234 @@
+// Package unit has one outcome for the transactions of a unit of work: an attempt
+// at a request, or at a Registry.Do. It knows no net/http: what it needs of the
+// program it asks a Host and a Binding.
+//
+// # The states of a unit
+//
+//	running ──Finish, Abandon──▶ ending ──every transaction has ended──▶ ended
+//
+// While it is running, statements, Commit, Rollback and Savepoint are welcome,
+// and so are hooks. Finish closes every slot first (package txn), so that nothing
+// begins any more, then ends what is open, in the order of the BEGINs, and runs
+// the hooks at last. Public calls ask the state once, when they look their key up.
+//
+// # Locks
+//
+// In this order: the turn at a source's choice, the turn of a slot, the unit's
+// mutex, a slot's mutex. The mutex is held for a few instructions; no function of
+// the program is called under it.
+package unit
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// Host is whose unit of work it is.
+type Host interface {
+	Context() context.Context              // the caller's: its end ends every wait
+	Outer() *Unit                          // the unit that this one is inside of, nil if there is none
+	Retryable(err error) bool              // whether the same work may succeed when it is done again
+	Commits(status int, joined []any) bool // whether the answer is one to commit; joined is what Join was given
+	Answered() bool                        // whether the program has answered anything
+}
+
+// Binding is a key and its database, as the program has bound them.
+type Binding interface {
+	Name() string
+	Guarded() bool
+	Pool() (*sql.DB, *sql.Tx)       // both nil: Route tells
+	Chooses() (route, options bool) // which of the next two are to be asked
+	AskRoute(ctx, at context.Context) (*sql.DB, error)
+	AskTxOptions(ctx, at context.Context) *sql.TxOptions
+	Observed() bool
+	Observe(u *Unit, r txn.Result)
+	RunHook(ctx context.Context, fn func(context.Context))
+	CommitError(committed []string, ambiguous bool, err error) error
+}
+
+type state uint8
+
+const (
+	running state = iota
+	ending
+	ended
+)
+
+// Unit is a unit of work. It ends once. The zero Unit is not usable: call Init.
+// It may be used from several goroutines.
+type Unit struct {
+	host Host
+
+	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once
+	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, with mu
+
+	mu        sync.Mutex // guards what follows, and what used holds
+	attempt   int32      // from 1; set by Init
+	state     state      // written by Finish
+	committed bool       // something is stored, or may be, or an AfterCommit function ran; from false to true once
+}
+
+// failure is why a unit of work fails.
+type failure struct {
+	err error
+	at  context.Context // of the handler that failed; nil: of the host itself
+}
+
+// used is what a unit of work has used. Most use one key of one database: the
+// first of each is part of it, the others follow. The unit's mutex guards it.
+type used struct {
+	sources *Source // the first
+	slots   *slot   // the first
+	hooks   []hook  // in the order of registration
+	joined  []any   // in the order of Join
+
+	sawConflict  bool // by a statement, or a begin
+	timedOut     bool // a wait for a transaction
+	commitFailed bool // a COMMIT was tried, and failed
+
+	begins atomic.Int32
+
+	firstSource Source
+	firstSlot   slot
+}
+
+type slot struct {
+	txn.Slot
+	next *slot
+}
+
+// Init makes u the host's unit of work. Attempts count from 1.
+func (u *Unit) Init(host Host, attempt int) {
+	u.host, u.attempt = host, int32(attempt)
+}
+
+// Host returns what Init was given.
+func (u *Unit) Host() Host { return u.host }
+
+// Attempt returns what Init was given.
+func (u *Unit) Attempt() int { return int(u.attempt) }
+
+// use returns what the unit has used, made by the first use. The caller holds u.mu.
+func (u *Unit) use() *used {
+	use := u.used.Load()
+	if use == nil {
+		use = new(used)
+		u.used.Store(use)
+	}
+	return use
+}
+
+// Over reports whether the transactions of u are no longer to be used.
+func (u *Unit) Over() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.state != running
+}
+
+// Join notes, once, that somebody takes part in the decision: see Host.Commits.
+func (u *Unit) Join(who any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.use()
+	for _, j := range use.joined {
+		if j == who {
+			return
+		}
+	}
+	use.joined = append(use.joined, who)
+}
+
+func (u *Unit) joined() []any {
+	use := u.used.Load()
+	if use == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return use.joined
+}
+
+// Fail makes the unit fail with err, unless it has failed already; nil does
+// nothing. at is the context of who fails.
+func (u *Unit) Fail(at context.Context, err error) error {
+	if u.Over() {
+		return txn.ErrFinished
+	}
+	u.fail(at, err)
+	return nil
+}
+
+func (u *Unit) fail(at context.Context, err error) {
+	if err != nil && u.failed.Load() == nil {
+		u.failed.CompareAndSwap(nil, &failure{err, at})
+	}
+}
+
+// Err returns the first failure, nil if nothing has failed.
+func (u *Unit) Err() error {
+	if f := u.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// FailedAt returns the context of who failed first, nil if nothing has failed, or
+// nobody in particular.
+func (u *Unit) FailedAt() context.Context {
+	if f := u.failed.Load(); f != nil {
+		return f.at
+	}
+	return nil
+}
+
+// Keep notes that something of u, and so of the units around it, stays: none of
+// them is run again.
+func (u *Unit) Keep() {
+	for ; u != nil; u = u.host.Outer() {
+		u.mu.Lock()
+		u.committed = true
+		u.mu.Unlock()
+	}
+}
+
+// Committed reports whether something of u is stored, or may be, or an
+// AfterCommit function has run.
+func (u *Unit) Committed() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.committed
+}
+
+// SawConflict reports whether a statement, or a begin, met a conflict.
+func (u *Unit) SawConflict() bool { return u.ask(func(use *used) bool { return use.sawConflict }) }
+
+// CommitFailed reports whether a COMMIT was tried, and failed.
+func (u *Unit) CommitFailed() bool { return u.ask(func(use *used) bool { return use.commitFailed }) }
+
+func (u *Unit) ask(what func(*used) bool) bool {
+	use := u.used.Load()
+	if use == nil {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return what(use)
+}
+
+// FirstKey returns the first key that was used, "" if none was.
+func (u *Unit) FirstKey() string {
+	use := u.used.Load()
+	if use == nil {
+		return ""
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if use.sources == nil {
+		return ""
+	}
+	return use.sources.Name()
+}
