@@ -83,7 +83,7 @@ func TestG5TxFuncWaitsForASmallBody(t *testing.T) {
 		r.Body = wireBody{r.Body, func() { reading <- db.Stats().InUse }}
 		app.ServeHTTP(w, r)
 	}))
-	conn := wireDial(t, srv.Listener.Addr().String(), nil)
+	conn := wireDial(t, srv, nil)
 	defer conn.Close()
 	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nfirst")
 	for range 2 { // the first half is read, then the second is waited for

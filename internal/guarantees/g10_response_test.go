@@ -31,21 +31,21 @@ import (
 
 func TestG10ResponsesAreThoseOfTheBareHandler(t *testing.T) {
 	cases := wireCases(t)
-	for proto, start := range wireProtocols {
-		bare := start(t, wireVariant{bare: true}.handler(t, nil, cases))
+	wireEach(t, func(t *testing.T, p wireProtocol) {
+		bare := p.start(t, wireVariant{bare: true}.handler(t, nil, cases))
 		for _, v := range []wireVariant{{}, {last: true}, {retry: true}, {retry: true, last: true}} {
 			v.query = sqlreqtest.InsertWork
-			if proto == "TLS HTTP/1.0" && (v.retry || v.last) {
+			if p.name == wireTLS10.name && (v.retry || v.last) {
 				continue // a handshake for each request takes its time
 			}
-			t.Run(strings.ReplaceAll(proto, "/", "")+","+v.String(), func(t *testing.T) {
+			t.Run(v.String(), func(t *testing.T) {
 				db := sqlreqtest.OpenDB(t)
-				ask := start(t, v.handler(t, wireRegistry(t, v.retry, sqlreq.Binding{DB: db}), cases))
+				ask := p.start(t, v.handler(t, wireRegistry(t, v.retry, sqlreq.Binding{DB: db}), cases))
 				asked := 0
 				for n, c := range cases {
 					size := 0 // of the body of the GET
 					for _, method := range []string{"GET", "HEAD"} {
-						if c.http1 && proto == "HTTP/2" {
+						if c.http1 && p.name == wireHTTP2.name {
 							continue
 						}
 						want, got := bare(method, fmt.Sprint("/", n)), ask(method, fmt.Sprint("/", n))
@@ -71,7 +71,7 @@ func TestG10ResponsesAreThoseOfTheBareHandler(t *testing.T) {
 				}
 			})
 		}
-	}
+	})
 }
 
 func TestG10ServesSeveralRanges(t *testing.T) {
@@ -115,10 +115,10 @@ func TestG10TooLargeBodyClosesTheConnection(t *testing.T) {
 			}
 		}),
 	}
-	for name, h := range handlers {
-		app := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)}).Middleware(h)
-		srv1, srv2 := sqlreqtest.Serve(t, app), wireTLS(t, app)
-		for proto, srv := range map[string]*httptest.Server{"HTTP/1.1": srv1, "HTTP/2": srv2} {
+	// Only HTTP/1.1 has to close the connection: a stream of HTTP/2 ends by itself.
+	test := func(t *testing.T, p wireProtocol, closes bool) {
+		for name, h := range handlers {
+			srv := p.serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)}).Middleware(h))
 			var reused bool
 			for range 2 {
 				ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
@@ -131,15 +131,17 @@ func TestG10TooLargeBodyClosesTheConnection(t *testing.T) {
 				}
 				_, _ = io.Copy(io.Discard, res.Body)
 				res.Body.Close()
-				if res.StatusCode != 413 || res.Close != (proto == "HTTP/1.1") {
-					t.Errorf("%s, %s: got %d, Connection: close %t", name, proto, res.StatusCode, res.Close)
+				if res.StatusCode != 413 || res.Close != closes {
+					t.Errorf("%s: got %d, Connection: close %t, want 413, %t", name, res.StatusCode, res.Close, closes)
 				}
 			}
-			if reused != (proto == "HTTP/2") {
-				t.Errorf("%s, %s: the connection was used again: %t", name, proto, reused)
+			if reused == closes {
+				t.Errorf("%s: the connection was used again: %t", name, reused)
 			}
 		}
 	}
+	t.Run(wireHTTP11.name, func(t *testing.T) { test(t, wireHTTP11, true) })
+	t.Run(wireHTTP2.name, func(t *testing.T) { test(t, wireHTTP2, false) })
 }
 
 func TestG10InvalidStatusPanicsInTheHandler(t *testing.T) {
@@ -246,7 +248,7 @@ func TestG10RouteAndFormAreCopiedBack(t *testing.T) {
 
 // The ErrorHandler's response is held by the same writer.
 func TestG10ErrorHandlerHasAWriterToo(t *testing.T) {
-	for proto, start := range wireProtocols {
+	wireEach(t, func(t *testing.T, p wireProtocol) {
 		reg := wireRegistry(t, false, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
 		reg.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
 			w.Header().Set("X-Error", "1")
@@ -261,20 +263,20 @@ func TestG10ErrorHandlerHasAWriterToo(t *testing.T) {
 				}
 			}
 		}
-		ask := start(t, reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		ask := p.start(t, reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 			w.Header().Set("X-Case", "1")
 			return sqlreqtest.ErrTest
 		})))
 		if got := ask("GET", "/"); got.status != 500 || got.header.Get("X-Case") != "" || got.err != nil {
-			t.Errorf("%s: got %v, want a 500 of the ErrorHandler that wrote nothing", proto, got)
+			t.Errorf("got %v, want a 500 of the ErrorHandler that wrote nothing", got)
 		}
 		if got := ask("GET", "/large"); got.status != 503 || got.header.Get("X-Error") != "1" || got.body != wireLarge || got.err != nil {
-			t.Errorf("%s: got %v, want the whole error page", proto, got)
+			t.Errorf("got %v, want the whole error page", got)
 		}
 		if got := ask("GET", "/hijack"); got.err == nil && got.status != 500 {
-			t.Errorf("%s: got %v, want no success", proto, got)
+			t.Errorf("got %v, want no success", got)
 		}
-	}
+	})
 }
 
 // wireBuffering is a middleware outside, like one that compresses from a certain

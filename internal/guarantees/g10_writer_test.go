@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,33 +24,31 @@ import (
 )
 
 func TestG10WriterIsAWriter(t *testing.T) {
-	for proto, start := range wireProtocols {
-		t.Run(strings.ReplaceAll(proto, "/", ""), func(t *testing.T) {
-			ask := start(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				_, flusher := w.(http.Flusher)
-				_, hijacker := w.(http.Hijacker)
-				_, readerFrom := w.(io.ReaderFrom)
-				_, stringWriter := w.(io.StringWriter)
-				_, closeNotifier := w.(interface{ CloseNotify() <-chan bool })
-				_, pusher := w.(http.Pusher)
-				if !flusher || !hijacker || !readerFrom || !stringWriter || !closeNotifier || pusher {
-					t.Errorf("Flusher %t, Hijacker %t, ReaderFrom %t, StringWriter %t, CloseNotifier %t, want true; Pusher %t, want false",
-						flusher, hijacker, readerFrom, stringWriter, closeNotifier, pusher)
-				}
-				rc := http.NewResponseController(w)
-				far := time.Now().Add(wirePatience)
-				if err := errors.Join(rc.SetReadDeadline(far), rc.SetWriteDeadline(far), rc.EnableFullDuplex()); err != nil {
-					t.Error(err)
-				}
-				if err := rc.Flush(); err != nil {
-					t.Error(err)
-				}
-			})))
-			if got := ask("GET", "/"); got.err != nil || got.status != 200 {
-				t.Errorf("got %v, want 200", got)
+	wireEach(t, func(t *testing.T, p wireProtocol) {
+		ask := p.start(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, flusher := w.(http.Flusher)
+			_, hijacker := w.(http.Hijacker)
+			_, readerFrom := w.(io.ReaderFrom)
+			_, stringWriter := w.(io.StringWriter)
+			_, closeNotifier := w.(interface{ CloseNotify() <-chan bool })
+			_, pusher := w.(http.Pusher)
+			if !flusher || !hijacker || !readerFrom || !stringWriter || !closeNotifier || pusher {
+				t.Errorf("Flusher %t, Hijacker %t, ReaderFrom %t, StringWriter %t, CloseNotifier %t, want true; Pusher %t, want false",
+					flusher, hijacker, readerFrom, stringWriter, closeNotifier, pusher)
 			}
-		})
-	}
+			rc := http.NewResponseController(w)
+			far := time.Now().Add(wirePatience)
+			if err := errors.Join(rc.SetReadDeadline(far), rc.SetWriteDeadline(far), rc.EnableFullDuplex()); err != nil {
+				t.Error(err)
+			}
+			if err := rc.Flush(); err != nil {
+				t.Error(err)
+			}
+		})))
+		if got := ask("GET", "/"); got.err != nil || got.status != 200 {
+			t.Errorf("got %v, want 200", got)
+		}
+	})
 }
 
 func TestG10PlainUnderlyingWriter(t *testing.T) {
@@ -79,9 +76,9 @@ func TestG10PlainUnderlyingWriter(t *testing.T) {
 }
 
 func TestG10FlushReachesTheClientAtOnce(t *testing.T) {
-	for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+	test := func(t *testing.T, p wireProtocol) {
 		seen, db := make(chan struct{}), sqlreqtest.OpenDB(t)
-		h := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := p.serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, err := sqlreqtest.Main.ExecContext(r.Context(), sqlreqtest.InsertWork); err != nil {
 				t.Error(err)
 			}
@@ -92,15 +89,10 @@ func TestG10FlushReachesTheClientAtOnce(t *testing.T) {
 			select {
 			case <-seen:
 			case <-r.Context().Done():
-				t.Errorf("%s: the client has not seen what was flushed", proto)
+				t.Error("the client has not seen what was flushed")
 			}
-		}))
-		srv := wireTLS(t, h)
+		})))
 		client := srv.Client()
-		if proto == "HTTP/1.1" {
-			srv = sqlreqtest.Serve(t, h)
-			client = srv.Client()
-		}
 		client.Timeout = wirePatience
 		res, err := client.Get(srv.URL)
 		if err != nil {
@@ -108,13 +100,16 @@ func TestG10FlushReachesTheClientAtOnce(t *testing.T) {
 		}
 		first := make([]byte, 5)
 		if _, err := io.ReadFull(res.Body, first); err != nil || string(first) != "first" {
-			t.Errorf("%s: got %q %v before the handler returned, want first", proto, first, err)
+			t.Errorf("got %q %v before the handler returned, want first", first, err)
 		}
 		close(seen)
 		if _, err := io.ReadAll(res.Body); err != nil {
 			t.Error(err)
 		}
 		res.Body.Close()
+	}
+	for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
+		t.Run(p.name, func(t *testing.T) { test(t, p) })
 	}
 }
 
@@ -135,13 +130,13 @@ func TestG10Deadlines(t *testing.T) {
 		}
 	}))
 	srv := sqlreqtest.Serve(t, app)
-	conn := wireDial(t, srv.Listener.Addr().String(), nil)
+	conn := wireDial(t, srv, nil)
 	defer conn.Close()
 	fmt.Fprint(conn, "POST /read HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf")
 	if got := wireRead(bufio.NewReader(conn), "POST"); got.status != 200 {
 		t.Errorf("got %v, want an answer", got)
 	}
-	if got := wireRaw(t, srv.Listener.Addr().String(), "1.1", nil)("GET", "/write"); got.err == nil {
+	if got := wireHTTP11.ask(t, srv)("GET", "/write"); got.err == nil {
 		t.Errorf("got %v, want a broken transfer: the deadline is over", got)
 	}
 }
@@ -163,7 +158,7 @@ func TestG10FullDuplex(t *testing.T) {
 			}
 		}
 	})))
-	conn := wireDial(t, srv.Listener.Addr().String(), nil)
+	conn := wireDial(t, srv, nil)
 	defer conn.Close()
 	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 12\r\n\r\nping")
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -221,7 +216,7 @@ func TestG10Hijack(t *testing.T) {
 				_, _ = rw.WriteString("raw")
 				_ = rw.Flush()
 			})))
-			conn := wireDial(t, srv.Listener.Addr().String(), nil)
+			conn := wireDial(t, srv, nil)
 			defer conn.Close()
 			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
 			if got, err := io.ReadAll(conn); string(got) != c.want || err != nil {
@@ -259,7 +254,7 @@ func TestG10CloseNotify(t *testing.T) {
 	srv := sqlreqtest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		app.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), wireCancel{}, finished)))
 	}))
-	conn := wireDial(t, srv.Listener.Addr().String(), nil)
+	conn := wireDial(t, srv, nil)
 	fmt.Fprint(conn, "GET /conn HTTP/1.1\r\nHost: test\r\n\r\n")
 	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
 		t.Error(err)
