@@ -32,15 +32,16 @@ var layers = map[string][]string{
 	"internal/turn":    {},
 	"internal/sqlerr":  {},
 	"internal/dialect": {},
+	"internal/reason":  {},
 	"internal/replay":  {},
 	"internal/held":    {},
-	"internal/txn":     {"internal/turn", "internal/sqlerr", "internal/dialect"},
+	"internal/txn":     {"internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason"},
 	"internal/unit":    {"internal/txn", "internal/turn", "internal/sqlerr"},
 	"internal/retry":   {"internal/replay", "internal/sqlerr"},
 }
 
 // withoutHTTP are the packages that know no requests and no responses.
-var withoutHTTP = []string{"internal/unit", "internal/txn", "internal/turn", "internal/sqlerr", "internal/dialect", "internal/retry"}
+var withoutHTTP = []string{"internal/unit", "internal/txn", "internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason", "internal/retry"}
 
 // testSupport are the packages below internal that only tests use; they may import the root.
 var testSupport = []string{"internal/sqlreqtest", "internal/guarantees", "internal/modeltest", "internal/lifetest"}
