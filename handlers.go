@@ -2,6 +2,7 @@ package sqlreq
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
@@ -249,6 +251,17 @@ func statusIn(err error) int {
 	return 0
 }
 
+// mark adds to the error of a unit what StatusCode needs to know: that the
+// context has ended, or that it met a conflict which only another request can
+// mend. Where something is committed, or may have had effects outside of the
+// database (Retry.When), nobody is told to come again.
+func mark(u *unit.Unit, err error, repeatable bool) error {
+	if u.Host().Context().Err() != nil || repeatable && !u.Committed() && u.Host().Retryable(err) {
+		return &unit.Unavailable{Err: err}
+	}
+	return err
+}
+
 func isUnavailable(err error) bool {
 	var u *unit.Unavailable
 	return errors.As(err, &u)
@@ -264,6 +277,38 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 	http.Error(w, statusText(code), code)
+}
+
+// logFailure logs the error of a request. A client that has gone is nobody's
+// fault, a COMMIT that failed is somebody's all the same.
+func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
+	ctx, level := r.Context(), slog.LevelError
+	client := ctx
+	if s := scopeOf(ctx); s != nil {
+		client = s.root().Context // a middleware in between may have cancelled its own
+	}
+	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) {
+		level = slog.LevelDebug
+	}
+	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
+		slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
+}
+
+// keyOf returns the key that err is about, or else the first one used.
+func keyOf(ctx context.Context, err error) Key {
+	var c *CommitError
+	var b *txn.BeginError
+	switch {
+	case errors.As(err, &c):
+		return c.Key
+	case errors.As(err, &b):
+		return Key(b.Key)
+	}
+	if s := scopeOf(ctx); s != nil {
+		return Key(s.unit.FirstKey())
+	}
+	return ""
 }
 
 func statusText(code int) string {

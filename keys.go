@@ -250,68 +250,6 @@ func list(keys []Key) string {
 	return strings.Join(s, ", ")
 }
 
-// scope is the context of the handlers behind a middleware. Scopes nest: keys are
-// looked up from the innermost outward.
-type scope struct {
-	context.Context
-	outer  *scope // nil for the outermost
-	access *access
-	unit   *unit.Unit
-	req    *http.Request // as handed to the handlers; nil in Do
-}
-
-type scopeKey struct{}
-
-func (s *scope) Value(key any) any {
-	if _, ok := key.(scopeKey); ok {
-		return s
-	}
-	return s.Context.Value(key)
-}
-
-// scopeOf returns the innermost scope of ctx, nil if there is none.
-func scopeOf(ctx context.Context) *scope {
-	s, _ := ctx.Value(scopeKey{}).(*scope)
-	return s
-}
-
-// host is whose unit of work it is: an attempt at a request, or at a Do.
-type host interface {
-	unit.Host
-	root() *scope // the outermost of the unit; its Context is the caller's
-}
-
-// root returns the outermost scope of the unit.
-func (s *scope) root() *scope { return s.unit.Host().(host).root() }
-
-// outerUnit returns the unit around that of s, which is the outermost of its own,
-// nil if there is none.
-func (s *scope) outerUnit() *unit.Unit {
-	if s.outer == nil {
-		return nil
-	}
-	return s.outer.unit
-}
-
-// over reports whether the transactions of s are no longer to be used.
-func (s *scope) over() bool { return s.access.closed || s.unit.Over() }
-
-// after is s for a function that must not use the transactions any more.
-func (s *scope) after(ctx context.Context) *scope {
-	a := *s.access
-	a.closed = true
-	return &scope{Context: ctx, outer: s, access: &a, unit: s.unit, req: s.req}
-}
-
-// inUnit returns the scope around s in the same unit of work, or nil: what is
-// outside of a Do is none of its business.
-func (s *scope) inUnit() *scope {
-	if s.outer == nil || s.outer.unit != s.unit {
-		return nil
-	}
-	return s.outer
-}
-
 // find returns the scope of the registry that binds k, looked up from s outward,
 // and the binding, if it is opened here.
 func (k Key) find(s *scope) (*scope, *binding, error) {

@@ -456,38 +456,6 @@ func (x *attempt) logFailure(err error) {
 	logFailure(at.req, at.access.reg.logger(), x.unit.Attempt(), err)
 }
 
-// logFailure logs the error of a request. A client that has gone is nobody's
-// fault, a COMMIT that failed is somebody's all the same.
-func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
-	ctx, level := r.Context(), slog.LevelError
-	client := ctx
-	if s := scopeOf(ctx); s != nil {
-		client = s.root().Context // a middleware in between may have cancelled its own
-	}
-	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) {
-		level = slog.LevelDebug
-	}
-	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
-		slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
-}
-
-// keyOf returns the key that err is about, or else the first one used.
-func keyOf(ctx context.Context, err error) Key {
-	var c *CommitError
-	var b *txn.BeginError
-	switch {
-	case errors.As(err, &c):
-		return c.Key
-	case errors.As(err, &b):
-		return Key(b.Key)
-	}
-	if s := scopeOf(ctx); s != nil {
-		return Key(s.unit.FirstKey())
-	}
-	return ""
-}
-
 // Fail makes the request fail with err, as if its handler had returned it: for
 // handlers that cannot. The handler goes on. The first error counts; nil does
 // nothing. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do it makes that fail.
@@ -511,17 +479,6 @@ var errPanicked = errors.New("sqlreq: a handler panicked")
 // panicked notes that a handler in s did not return. Should something outside
 // of it recover, the request fails all the same.
 func (s *scope) panicked() { _ = s.fail(errPanicked) }
-
-// mark adds to the error of a unit what StatusCode needs to know: that the
-// context has ended, or that it met a conflict which only another request can
-// mend. Where something is committed, or may have had effects outside of the
-// database (Retry.When), nobody is told to come again.
-func mark(u *unit.Unit, err error, repeatable bool) error {
-	if u.Host().Context().Err() != nil || repeatable && !u.Committed() && u.Host().Retryable(err) {
-		return &unit.Unavailable{Err: err}
-	}
-	return err
-}
 
 func (p *Retry) retryable(err error) bool {
 	if b := (*txn.BeginError)(nil); errors.As(err, &b) && (errors.Is(b, context.Canceled) || errors.Is(b, context.DeadlineExceeded)) {
