@@ -202,8 +202,12 @@ func (e *StatusError) Unwrap() error {
 }
 
 // Errorf returns a [*StatusError] with an error made as [fmt.Errorf] does, %w
-// included. The text is for the log: the default answer is that of the code.
+// included. The text is for the log: the default answer is that of the code. With
+// a code outside of 400 to 599 the error is a 500 whose text says so.
 func Errorf(code int, format string, args ...any) error {
+	if code < 400 || code > 599 {
+		return &StatusError{Code: http.StatusInternalServerError, Err: fmt.Errorf("sqlreq: Errorf(%d): a status code of an error is from 400 to 599: %w", code, fmt.Errorf(format, args...))}
+	}
 	return &StatusError{Code: code, Err: fmt.Errorf(format, args...)}
 }
 
@@ -217,6 +221,7 @@ func StatusCode(err error) int {
 	if err == nil {
 		return http.StatusOK
 	}
+	err = harmless(err)
 	if code := statusIn(err); code != 0 {
 		return code
 	}
@@ -256,41 +261,103 @@ func statusIn(err error) int {
 // mend. Where something is committed, or may have had effects outside of the
 // database (Retry.When), nobody is told to come again.
 func mark(u *unit.Unit, err error, repeatable bool) error {
-	if u.Host().Context().Err() != nil || repeatable && !u.Committed() && u.Host().Retryable(err) {
+	switch {
+	case u.Committed() && isUnavailable(err):
+		return &committed{err}
+	case u.Committed(), isUnavailable(err):
+		return err
+	case u.Host().Context().Err() != nil || repeatable && u.Host().Retryable(err):
 		return &unit.Unavailable{Err: err}
 	}
 	return err
 }
 
+// committed marks an error of a unit of which something is stored, or may be.
+type committed struct{ err error }
+
+func (c *committed) Error() string { return c.err.Error() }
+func (c *committed) Unwrap() error { return c.err }
+
+// isUnavailable reports whether another try, a little later, may go well.
 func isUnavailable(err error) bool {
 	var u *unit.Unavailable
-	return errors.As(err, &u)
+	var c *committed
+	return errors.As(err, &u) && !errors.As(err, &c)
 }
+
+// MayHaveCommitted reports whether work of what failed with err may be in a
+// database, so that it must not be repeated blindly: err is, or wraps, a
+// [*CommitError] whose outcome is unknown or that names committed keys, or
+// [ErrTxEnded]. It is for an ErrorHandler, a job runner, a client.
+func MayHaveCommitted(err error) bool {
+	err = harmless(err)
+	var c *CommitError
+	if errors.As(err, &c) && c != nil && (c.Ambiguous || len(c.Committed) > 0) {
+		return true
+	}
+	return errors.Is(err, ErrTxEnded)
+}
+
+// harmless returns err, or an error in its place if the methods of one in its
+// tree panic: those of a typed nil often do.
+func harmless(err error) (safe error) {
+	if err == nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil {
+			safe = fmt.Errorf("sqlreq: an error of type %T, whose methods panic", err)
+		}
+	}()
+	_ = err.Error()
+	_ = errors.Is(err, errProbe)
+	var probe *probeError
+	_ = errors.As(err, &probe)
+	return err
+}
+
+// errProbe is in no tree of errors: looking for it calls every method there.
+var errProbe error = new(probeError)
+
+type probeError struct{ _ byte }
+
+func (*probeError) Error() string { return "probe" }
 
 // answer is the default ErrorHandler. The text of the error stays in the log.
 func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt int, err error) {
 	code := StatusCode(err)
-	if code >= 500 {
-		logFailure(r, logger, attempt, err)
+	if code >= 500 || MayHaveCommitted(err) {
+		logFailure(r, logger, slog.LevelError, attempt, err)
 	}
-	if code == http.StatusServiceUnavailable && isUnavailable(err) {
-		w.Header().Set("Retry-After", "1") // seconds
-	}
+	retryAfter(w, err)
 	http.Error(w, statusText(code), code)
 }
 
+// retryAfter tells the client to come again where that may help.
+func retryAfter(w http.ResponseWriter, err error) {
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(harmless(err)) {
+		w.Header().Set("Retry-After", "1") // seconds
+	}
+}
+
 // logFailure logs the error of a request. A client that has gone is nobody's
-// fault, a COMMIT that failed is somebody's all the same.
-func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
-	ctx, level := r.Context(), slog.LevelError
+// fault; a COMMIT that failed, and work that may have stayed, are somebody's all
+// the same.
+func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, attempt int, err error) {
+	ctx := r.Context()
 	client := ctx
 	if s := scopeOf(ctx); s != nil {
 		client = s.root().Context // a middleware in between may have cancelled its own
 	}
-	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) {
+	err = harmless(err)
+	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) && !MayHaveCommitted(err) {
 		level = slog.LevelDebug
 	}
-	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
+	text := "sqlreq: request failed"
+	if MayHaveCommitted(err) {
+		text = "sqlreq: request failed, and its work, or a part of it, may be committed"
+	}
+	logger.LogAttrs(context.WithoutCancel(ctx), level, text,
 		slog.String("method", r.Method), slog.String("path", r.URL.Path),
 		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
 }
@@ -300,7 +367,7 @@ func keyOf(ctx context.Context, err error) Key {
 	var c *CommitError
 	var b *txn.BeginError
 	switch {
-	case errors.As(err, &c):
+	case errors.As(err, &c) && c != nil:
 		return c.Key
 	case errors.As(err, &b):
 		return Key(b.Key)

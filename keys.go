@@ -1,14 +1,17 @@
 package sqlreq
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/txn"
@@ -136,23 +139,34 @@ func (b *binding) Pool() (*sql.DB, *sql.Tx) { return b.DB, b.Tx }
 func (b *binding) Chooses() (route, options bool) { return b.Route != nil, b.TxOptions != nil }
 
 func (b *binding) AskRoute(ctx, at context.Context) (*sql.DB, error) {
-	return b.Route(ctx, scopeOf(at).req)
+	return b.Route(ctx, requestWith(ctx, at))
 }
 
 func (b *binding) AskTxOptions(ctx, at context.Context) *sql.TxOptions {
-	return b.TxOptions(ctx, scopeOf(at).req)
+	return b.TxOptions(ctx, requestWith(ctx, at))
+}
+
+// requestWith returns the request of the scope at with the context ctx, so that a
+// function which uses r.Context() is found out if it waits for itself.
+func requestWith(ctx, at context.Context) *http.Request {
+	r := scopeOf(at).req
+	if r == nil {
+		return nil
+	}
+	return r.WithContext(ctx)
 }
 
 func (b *binding) Observed() bool { return b.reg.Observe != nil }
 
 // Observe tells the program how a transaction has ended.
 func (b *binding) Observe(u *unit.Unit, r txn.Result) {
-	event := Event{b.Key, outcomeOf(r), r.Err, u.Attempt(), r.Times.Wait, r.Times.Open, r.Times.End}
+	event := Event{b.Key, outcomeOf(r), r.Err, u.Attempt(), r.Times.Wait, r.Times.Open, r.Times.End, r.Times.Asked}
 	if event.Err == nil && event.Outcome == RolledBack {
-		event.Err = u.Err()
+		event.Err = cmp.Or(r.Unheard, u.Err())
 	}
 	root := u.Host().(host).root()
-	b.reg.protect(root.req, "Observe", func() { b.reg.Observe(root.after(root), event) })
+	s := root.after(root, true)
+	b.reg.protect(root.req, "Observe", s.running(func() { b.reg.Observe(s, event) }))
 }
 
 func outcomeOf(r txn.Result) Outcome {
@@ -169,7 +183,8 @@ func outcomeOf(r txn.Result) Outcome {
 
 // RunHook runs a function registered by AfterCommit or AfterRollback.
 func (b *binding) RunHook(ctx context.Context, fn func(context.Context)) {
-	b.reg.protect(scopeOf(ctx).req, "a hook", func() { fn(ctx) })
+	s := scopeOf(ctx)
+	b.reg.protect(s.req, "a hook", s.running(func() { fn(ctx) }))
 }
 
 // CommitError makes the error of a COMMIT that failed, or of nobody knows what,
@@ -189,7 +204,14 @@ type access struct {
 	keys  []Key // of With; nil: every key that is not OnDemand
 	every bool  // of Do: OnDemand ones too
 
-	closed bool // of a hook: the transactions are not its business any more
+	closed *closed // of a hook: the transactions are not its business any more; otherwise nil
+}
+
+// closed is that of a function that the program has registered, and that must not
+// use the transactions any more.
+type closed struct {
+	repeats bool        // it runs for each attempt: AfterRollback, Observe
+	running atomic.Bool // the unit waits for it
 }
 
 func (a *access) opens(b *binding) bool {
@@ -287,7 +309,7 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
 	}
-	if s.access.closed {
+	if s.access.closed != nil {
 		return nil, nil, nil, ErrFinished
 	}
 	if c, b, err = k.find(s); err != nil && s.over() {
@@ -381,28 +403,28 @@ func (k Key) DB(ctx context.Context) (*sql.DB, error) {
 
 // ExecContext runs a statement in the request's transaction, as [sql.Tx.ExecContext] does.
 func (k Key) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return run(ctx, k, func(tx *sql.Tx) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) })
+	return run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) })
 }
 
 // PrepareContext prepares a statement in the request's transaction, as
 // [sql.Tx.PrepareContext] does. It is closed with the transaction. What its own
 // methods return is not seen by sqlreq.
 func (k Key) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error) {
-	return run(ctx, k, func(tx *sql.Tx) (*sql.Stmt, error) { return tx.PrepareContext(ctx, query) })
+	return run(ctx, k, txn.ForPrepare, func(tx *sql.Tx) (*sql.Stmt, error) { return tx.PrepareContext(ctx, query) })
 }
 
 // QueryContext runs a query in the request's transaction, as
 // [sql.Tx.QueryContext] does. Close the rows before an explicit [Commit] or a
 // [Savepoint].
 func (k Key) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return run(ctx, k, func(tx *sql.Tx) (*sql.Rows, error) { return tx.QueryContext(ctx, query, args...) })
+	return run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (*sql.Rows, error) { return tx.QueryContext(ctx, query, args...) })
 }
 
 // QueryRowContext runs a query for one row in the request's transaction, as
 // [sql.Tx.QueryRowContext] does. If the transaction cannot be begun, Scan
 // returns the error.
 func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	row, err := run(ctx, k, func(tx *sql.Tx) (*sql.Row, error) {
+	row, err := run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (*sql.Row, error) {
 		row := tx.QueryRowContext(ctx, query, args...)
 		return row, row.Err()
 	})
@@ -413,27 +435,60 @@ func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 }
 
 // run runs a statement, and remembers what its error says about the transaction.
-func run[T any](ctx context.Context, k Key, statement func(*sql.Tx) (T, error)) (T, error) {
-	var none T
+func run[T any](ctx context.Context, k Key, why txn.Purpose, statement func(*sql.Tx) (T, error)) (T, error) {
 	for {
-		o, err := k.begin(ctx, txn.ForStatement, nil)
+		o, err := k.begin(ctx, why, nil)
 		if err != nil {
+			var none T
 			return none, err
 		}
-		late := ctx.Err() != nil // it will not run then
-		result, err := statement(o.Tx)
-		if err == nil {
-			return result, nil
-		}
-		if !errors.Is(err, sql.ErrTxDone) {
-			return none, o.Note(ctx, late, err)
+		result, err := runIn(ctx, o, statement)
+		if err == nil || !errors.Is(err, sql.ErrTxDone) {
+			return result, err
 		}
 		// It did not run. If another goroutine has ended the transaction by Commit
 		// or Rollback meanwhile, this is the next use, which begins a new one.
 		if err := o.Gone(ctx); err != nil {
-			return none, err
+			return result, err
 		}
 	}
+}
+
+// runIn runs a statement in a transaction, whose end waits for it.
+func runIn[T any](ctx context.Context, o unit.Open, statement func(*sql.Tx) (T, error)) (T, error) {
+	defer o.Done()
+	late := ctx.Err() != nil // it will not run then
+	result, err := statement(o.Tx)
+	switch {
+	case err == nil:
+		if o.RollsBack {
+			warnOfWrite(ctx, o, result)
+		}
+		return result, nil
+	case !errors.Is(err, sql.ErrTxDone):
+		err = o.Note(ctx, late, err)
+	}
+	var none T
+	return none, err
+}
+
+// warnOfWrite logs, once for each unit, a write in a transaction that ends with
+// ROLLBACK: where the driver ignores the read-only flag, as those of SQLite do, it
+// is told success and dropped. What a query writes is not seen.
+func warnOfWrite(ctx context.Context, o unit.Open, result any) {
+	r, ok := result.(sql.Result)
+	if !ok {
+		return
+	}
+	if n, err := r.RowsAffected(); err != nil || n <= 0 || !o.WarnOnce() {
+		return
+	}
+	attrs := []slog.Attr{slog.String("key", o.Key())}
+	s := scopeOf(ctx)
+	if s.req != nil {
+		attrs = append(attrs, slog.String("method", s.req.Method), slog.String("path", s.req.URL.Path))
+	}
+	s.access.reg.logger().LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "sqlreq: a statement has written in a read-only transaction, which ends with ROLLBACK; the write is lost", attrs...)
 }
 
 // failing is a driver.Connector whose only connection is an error.
@@ -538,5 +593,5 @@ func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) e
 	if err != nil {
 		return err
 	}
-	return s.unit.AddHook(ctx, s.after(context.WithoutCancel(ctx)), c, b, commit, fn)
+	return s.unit.AddHook(ctx, s.after(context.WithoutCancel(ctx), !commit), c, b, commit, fn)
 }

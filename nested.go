@@ -56,14 +56,41 @@ func (s *scope) outerUnit() *unit.Unit {
 	return s.outer.unit
 }
 
-// over reports whether the transactions of s are no longer to be used.
-func (s *scope) over() bool { return s.access.closed || s.unit.Over() }
+// within says how the unit of s, which is its outermost scope, is inside of the
+// unit around it.
+func (s *scope) within() (w unit.Within) {
+	if s.outer == nil {
+		return w
+	}
+	asked, running := s.outer.unit.Asking(s.Context)
+	if c := s.outer.access.closed; c != nil {
+		asked, running = c.repeats, c.running.Load()
+	}
+	w.Repeats = asked
+	around := s.outer.root().Context.Done()
+	w.Waits = running || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
+	return w
+}
 
-// after is s for a function that must not use the transactions any more.
-func (s *scope) after(ctx context.Context) *scope {
+// over reports whether the transactions of s are no longer to be used.
+func (s *scope) over() bool { return s.access.closed != nil || s.unit.Over() }
+
+// after is s for a function that must not use the transactions any more. repeats
+// is whether it runs for each attempt, by its nature.
+func (s *scope) after(ctx context.Context, repeats bool) *scope {
 	a := *s.access
-	a.closed = true
+	a.closed = &closed{repeats: repeats}
 	return &scope{Context: ctx, outer: s, access: &a, unit: s.unit, req: s.req}
+}
+
+// running returns fn, of the program, as one that the unit of s waits for.
+func (s *scope) running(fn func()) func() {
+	return func() {
+		running := &s.access.closed.running
+		running.Store(true)
+		defer running.Store(false)
+		fn()
+	}
 }
 
 // inUnit returns the scope around s in the same unit of work, or nil: what is
@@ -123,6 +150,7 @@ func (s *scope) join() {
 //
 // Mount panics if prefix does not begin with exactly one slash, or ends in one.
 func (reg *Registry) Mount(prefix string, h http.Handler) http.Handler {
+	reg.check()
 	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || strings.HasSuffix(prefix, "/") {
 		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix must begin with one slash and not end in one, as in %q", prefix, "/"+cmp.Or(strings.Trim(prefix, "/"), "admin")))
 	}

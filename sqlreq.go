@@ -76,7 +76,7 @@ type Retry struct {
 	Retryable func(error) bool                // nil: IsRetryable
 }
 
-// Event tells what became of a transaction.
+// Event tells what became of a transaction. There is one for each that was begun.
 type Event struct {
 	Key     Key           // that began it
 	Outcome Outcome       // how it ended
@@ -85,6 +85,7 @@ type Event struct {
 	Wait    time.Duration // for a connection and BEGIN
 	Open    time.Duration // from then to its end
 	End     time.Duration // COMMIT or ROLLBACK
+	Began   time.Time     // when the use asked for the transaction
 }
 
 // Outcome is how a transaction ended.
@@ -97,7 +98,7 @@ const (
 	RolledBack
 	// CommitFailed: COMMIT was sent and returned an error, a [*CommitError].
 	CommitFailed
-	// Ended: the transaction was ended through *sql.Tx, nobody knows how.
+	// Ended: not by sqlreq, but through *sql.Tx or by the server; nobody knows how.
 	Ended
 )
 
@@ -127,7 +128,8 @@ var (
 	ErrBegun error = txn.ErrBegun
 	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
 	ErrFinished error = txn.ErrFinished
-	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx.
+	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx, or
+	// ended by the server in a way that leaves open what is stored.
 	ErrTxEnded error = txn.ErrTxEnded
 )
 
@@ -173,6 +175,7 @@ func IsRetryable(err error) bool { return sqlerr.Retryable(err) }
 // Middleware returns next with a transaction for each request, for every key
 // that is not OnDemand. It may be called under another registry's, or its own.
 func (reg *Registry) Middleware(next http.Handler) http.Handler {
+	reg.check()
 	if next == nil {
 		panic("sqlreq: Middleware(nil); give it the handler to wrap")
 	}
@@ -183,12 +186,30 @@ func (reg *Registry) Middleware(next http.Handler) http.Handler {
 // single handlers. It works with Middleware outside or alone, and panics on a key that
 // is not bound.
 func (reg *Registry) With(keys ...Key) func(http.Handler) http.Handler {
+	reg.check()
 	a := reg.with(keys)
 	return func(next http.Handler) http.Handler {
 		if next == nil {
 			panic(fmt.Sprintf("sqlreq: With(%s)(nil); give it the handler to wrap", list(slices.Clone(keys))))
 		}
 		return &middleware{a, next}
+	}
+}
+
+// check panics if the registry cannot be used.
+func (reg *Registry) check() {
+	if reg == nil {
+		panic("sqlreq: the *Registry is nil; look at the error that New returned")
+	}
+	switch {
+	case reg.HoldLimit < 0:
+		panic("sqlreq: Registry.HoldLimit is negative; 0 means 64 KiB")
+	case reg.Retry.Attempts < 0:
+		panic("sqlreq: Registry.Retry.Attempts is negative; 0 and 1 mean no retry")
+	case reg.Retry.BodyLimit < 0:
+		panic("sqlreq: Registry.Retry.BodyLimit is negative; 0 means 64 KiB")
+	case reg.Retry.Within < 0:
+		panic("sqlreq: Registry.Retry.Within is negative; 0 means 10 s")
 	}
 }
 
@@ -347,11 +368,9 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 	switch {
 	case err == nil:
 		x.Release()
-	case state.Hijacked, state.Status >= 400 && !x.unit.CommitFailed():
-		if StatusCode(err) >= 500 {
-			x.logFailure(err)
-		}
-		x.Release() // the handler's answer stands
+	case state.Hijacked, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
+		x.logAnswered(err)
+		x.Release()
 	case state.Held:
 		x.Reset()
 		x.answer(rw, r, err)
@@ -388,11 +407,15 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 			drop(w, w.Seal())
 		}
 	}()
+	retryAfter(w, err)
 	if reg.ErrorHandler != nil {
 		reg.ErrorHandler(w, at.req, err)
 	}
-	if w.Untouched() {
+	switch {
+	case w.Untouched():
 		answer(w, at.req, reg.logger(), x.unit.Attempt(), err)
+	case MayHaveCommitted(err) || x.unit.CommitFailed():
+		x.logFailure(err) // the rest is the ErrorHandler's business
 	}
 	answered = true
 	w.Seal()
@@ -415,10 +438,12 @@ func (x *attempt) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	})
 }
 
-// Context, Outer, Retryable, Commits and Answered make x the host of its unit.
+// Context, Outer, Within, Retryable, Commits and Answered make x the host of its unit.
 func (x *attempt) Context() context.Context { return x.scope.Context }
 
 func (x *attempt) Outer() *unit.Unit { return x.scope.outerUnit() }
+
+func (x *attempt) Within() unit.Within { return x.scope.within() }
 
 func (x *attempt) Retryable(err error) bool { return x.scope.access.reg.Retry.retryable(err) }
 
@@ -451,9 +476,23 @@ func (reg *Registry) logger() *slog.Logger {
 	return slog.Default()
 }
 
-func (x *attempt) logFailure(err error) {
+func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
+
+// logAnswered logs the error of a request whose handler's answer stands.
+func (x *attempt) logAnswered(err error) {
+	switch {
+	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
+		x.log(slog.LevelError, err)
+	case MayHaveCommitted(err):
+		x.log(slog.LevelWarn, err)
+	case x.unit.AnswerStands():
+		x.log(slog.LevelDebug, err)
+	}
+}
+
+func (x *attempt) log(level slog.Level, err error) {
 	at := x.failedAt()
-	logFailure(at.req, at.access.reg.logger(), x.unit.Attempt(), err)
+	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
 }
 
 // Fail makes the request fail with err, as if its handler had returned it: for
@@ -467,8 +506,32 @@ func Fail(ctx context.Context, err error) error {
 	return s.fail(err)
 }
 
+// RollbackOnly makes the request roll back at its end, whatever its status: every
+// transaction, of every key. Its response stands, held or streaming. It is for
+// protocols whose errors have the status 200 (gRPC, connect, GraphQL, JSON-RPC):
+// call it in an interceptor, with the error that the handler has answered as the
+// cause. AfterRollback functions run, and AfterCommit functions do not, also where
+// nothing was begun; a retryable cause is run again as long as the response is
+// held. What an explicit [Commit] has committed stays. The first of it and [Fail]
+// counts. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its cause is the
+// error of the Do.
+func RollbackOnly(ctx context.Context, cause error) error {
+	s := scopeOf(ctx)
+	switch {
+	case s == nil:
+		return ErrNoRegistry
+	case s.access.closed != nil:
+		return ErrFinished
+	case cause == nil:
+		cause = errRollbackOnly
+	}
+	return s.unit.RollbackOnly(s, cause)
+}
+
+var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
+
 func (s *scope) fail(err error) error {
-	if s.access.closed {
+	if s.access.closed != nil {
 		return ErrFinished
 	}
 	return s.unit.Fail(s, err)
@@ -481,13 +544,18 @@ var errPanicked = errors.New("sqlreq: a handler panicked")
 func (s *scope) panicked() { _ = s.fail(errPanicked) }
 
 func (p *Retry) retryable(err error) bool {
-	if b := (*txn.BeginError)(nil); errors.As(err, &b) && (errors.Is(b, context.Canceled) || errors.Is(b, context.DeadlineExceeded)) {
+	if err = harmless(err); isBeginTimeout(err) {
 		return false // a wait for the pool was long enough
 	}
 	if p.Retryable != nil {
 		return p.Retryable(err)
 	}
 	return sqlerr.Retryable(err)
+}
+
+func isBeginTimeout(err error) bool {
+	var b *txn.BeginError
+	return errors.As(err, &b) && (errors.Is(b, context.Canceled) || errors.Is(b, context.DeadlineExceeded))
 }
 
 // attempts is what the attempts at a request, or at a Do, share.
@@ -536,6 +604,7 @@ func (t *attempts) again(u *unit.Unit, status int, err error) bool {
 // waits for the request until ctx ends; use a second database there. A database
 // bound by Binding.Tx is the exception: there it nests in the request's savepoint.
 func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) error {
+	reg.check()
 	outer := scopeOf(ctx)
 	t := newAttempts(&reg.Retry)
 	for {
@@ -547,9 +616,6 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 			return nil
 		}
 		if !t.again(&d.unit, 0, err) {
-			if isUnavailable(err) {
-				return err
-			}
 			return mark(&d.unit, err, true)
 		}
 	}
@@ -574,10 +640,12 @@ func (d *doAttempt) run(fn func(context.Context) error) error {
 	return err
 }
 
-// Context, Outer, Retryable, Commits and Answered make d the host of its unit.
+// Context, Outer, Within, Retryable, Commits and Answered make d the host of its unit.
 func (d *doAttempt) Context() context.Context { return d.scope.Context }
 
 func (d *doAttempt) Outer() *unit.Unit { return d.scope.outerUnit() }
+
+func (d *doAttempt) Within() unit.Within { return d.scope.within() }
 
 func (d *doAttempt) Retryable(err error) bool { return d.scope.access.reg.Retry.retryable(err) }
 

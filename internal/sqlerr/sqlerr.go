@@ -13,6 +13,7 @@ import (
 
 // Primary result codes of SQLite, and one extended code (https://www.sqlite.org/rescode.html).
 const (
+	sqliteError         = 1 // "no transaction is active", "no such savepoint", and every mistake in a statement
 	sqliteBusy          = 5
 	sqliteLocked        = 6
 	sqliteNoMem         = 7
@@ -25,8 +26,12 @@ const (
 // Error numbers of MySQL and MariaDB (https://mariadb.com/kb/en/mariadb-error-code-reference/).
 const (
 	mysqlCheckRead       = 1020 // a row changed since it was read: MariaDB with innodb_snapshot_isolation
-	mysqlLockWaitTimeout = 1205
+	mysqlTooManyConns    = 1040
+	mysqlTooManyOfUser   = 1203
+	mysqlLockWaitTimeout = 1205 // ends the transaction where innodb_rollback_on_timeout is on
+	mysqlLockTableFull   = 1206 // always ends it
 	mysqlDeadlock        = 1213 // also a certification conflict of Galera
+	mysqlNoSavepoint     = 1305 // "SAVEPOINT … does not exist": there is none, or no transaction
 )
 
 // Retryable reports whether err, or an error that it wraps, says that the transaction failed on a
@@ -44,15 +49,24 @@ func Retryable(err error) bool {
 // Answered reports whether err, an error of COMMIT, carries the server's own answer, so that the
 // outcome is known: nothing was committed. It is false for nil, for errors that it does not know,
 // and as soon as anything in the tree of wrapped errors says that the connection was lost, the
-// context ended, or the server itself does not know. It may be called from any goroutine.
+// context ended, or the server itself does not know: an SQLite whose COMMIT ended in an I/O error may find the
+// work in its journal after a crash. What Gone finds is no answer either: what ran since the end of the
+// transaction has been committed. It may be called from any goroutine.
 func Answered(err error) bool {
 	all := codes(err)
-	return slices.ContainsFunc(all, code.answered) && !slices.ContainsFunc(all, code.lost)
+	return slices.ContainsFunc(all, code.answered) && !slices.ContainsFunc(all, func(c code) bool {
+		return c.lost() || c.gone() || c.sqlite&0xff == sqliteIOErr
+	})
 }
 
+// Gone reports whether err, the answer to COMMIT, ROLLBACK or a statement about a savepoint, says that there is no
+// such savepoint, or no transaction: the server has ended it before. It is false for nil. It may be called from any
+// goroutine.
+func Gone(err error) bool { return slices.ContainsFunc(codes(err), code.gone) }
+
 // EndsTx reports whether the server may have ended the transaction when it answered a statement
-// with err, so that the statements that follow would commit by themselves. It is false for nil. It may
-// be called from any goroutine.
+// with err, so that the statements that follow would commit by themselves, or has lost its connection. It is false
+// for nil. It may be called from any goroutine.
 //
 // For SQLite the codes are the four after which the library itself rolls back (sqlite3VdbeHalt; its documentation,
 // https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction", also names
@@ -64,7 +78,24 @@ func EndsTx(err error) bool {
 		case sqliteFull, sqliteIOErr, sqliteNoMem, sqliteInterrupt:
 			return true
 		}
-		return c.sqlite == sqliteAbortRollback || c.mysql == mysqlDeadlock || c.mysql == mysqlCheckRead
+		switch c.mysql {
+		case mysqlDeadlock, mysqlCheckRead, mysqlLockWaitTimeout, mysqlLockTableFull:
+			return true
+		}
+		return c.sqlite == sqliteAbortRollback || c.disconnected()
+	})
+}
+
+// Unreachable reports whether err, an error of BEGIN, says that the database cannot be reached at the moment: the
+// network, a server that is starting, stopping or full, a pool that was closed. It is false for nil and for contexts
+// that ended. It may be called from any goroutine.
+func Unreachable(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool {
+		switch c.state {
+		case "53300", "57P01", "57P02", "57P03": // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now
+			return true
+		}
+		return c.broken || strings.HasPrefix(c.state, "08") || c.mysql == mysqlTooManyConns || c.mysql == mysqlTooManyOfUser
 	})
 }
 
@@ -75,14 +106,29 @@ type code struct {
 	mysql      int    // MySQL's error number
 	mysqlState string // SQLSTATE of MySQL's field
 	rolledBack bool   // the driver's own error for a COMMIT that the server answered with ROLLBACK
-	broken     bool   // the answer may be missing: a lost connection, a context that ended
+	notOpen    bool   // the driver's own error for a COMMIT or ROLLBACK outside of a transaction
+	broken     bool   // the answer may be missing: a lost connection
+	cancelled  bool   // likewise: a context that ended
 }
 
 func (c code) answered() bool {
 	return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.rolledBack
 }
 
-func (c code) lost() bool { return c.broken || lostState(c.state) || lostState(c.mysqlState) }
+func (c code) lost() bool {
+	return c.broken || c.cancelled || lostState(c.state) || lostState(c.mysqlState)
+}
+
+// gone reports whether there was no such savepoint, or no transaction.
+func (c code) gone() bool {
+	return c.notOpen || c.state == "3B001" || c.state == "25P01" || c.mysql == mysqlNoSavepoint || c.sqlite&0xff == sqliteError
+}
+
+// disconnected reports whether the connection of a statement was lost: the server rolls back what is open on it.
+func (c code) disconnected() bool {
+	return c.broken || c.state == "25P03" || // idle_in_transaction_session_timeout
+		c.state != "40003" && lostState(c.state) || c.mysqlState != "40003" && lostState(c.mysqlState)
+}
 
 // lostState reports whether an SQLSTATE leaves open what became of a COMMIT: connection exceptions,
 // statement_completion_unknown, and a server that is going away
@@ -126,7 +172,7 @@ func unwrap(err error) (wrapped []error) {
 }
 
 func read(err error) (c code) {
-	try(func() { c.broken = broken(err) })
+	try(func() { c.broken, c.cancelled = broken(err) })
 	try(func() { c.state = state(err) })
 	try(func() { c.sqlite, c.mysql, c.mysqlState = fields(err) })
 	try(func() {
@@ -135,11 +181,18 @@ func read(err error) (c code) {
 			"could not complete operation in a failed transaction", // lib/pq's ErrInFailedTransaction, which it capitalizes
 			"unexpected command tag rollback":                      // lib/pq, when it took the transaction for a sound one
 			c.rolledBack = true
+		case "unexpected transaction status idle": // lib/pq, for a COMMIT or ROLLBACK
+			c.notOpen = true
 		case "conn closed", // pgx, on a connection that broke under the COMMIT
-			"invalid connection": // go-sql-driver's mysql.ErrInvalidConn
+			"invalid connection",                // go-sql-driver's mysql.ErrInvalidConn
+			"sql: database is closed",           // database/sql, which does not export it
+			"sql: connection is already closed": // sql.ErrConnDone
 			c.broken = true
 		}
 	})
+	if c.sqlite != 0 {
+		c.broken = false // an embedded database: some drivers' errors have the methods of network errors
+	}
 	return c
 }
 
@@ -155,20 +208,27 @@ func text(err error) string {
 	return strings.TrimPrefix(strings.ToLower(err.Error()), "pq: ")
 }
 
-// broken reports whether err itself, not what it wraps, means that the server's answer may be missing.
-func broken(err error) bool {
-	for _, mark := range []error{driver.ErrBadConn, io.EOF, io.ErrUnexpectedEOF, context.Canceled, context.DeadlineExceeded} {
-		if err == mark {
-			return true
-		}
-		if e, ok := err.(interface{ Is(error) bool }); ok && e.Is(mark) {
-			return true
+// broken reports whether err itself, not what it wraps, means that the server's answer may be missing: the
+// connection is lost, or a context has ended.
+func broken(err error) (connection, ended bool) {
+	if is(err, context.Canceled) || is(err, context.DeadlineExceeded) {
+		return false, true
+	}
+	for _, mark := range []error{driver.ErrBadConn, io.EOF, io.ErrUnexpectedEOF} {
+		if is(err, mark) {
+			return true, false
 		}
 	}
 	// Every net.Error, and those of package os and syscall, which are not all net.Errors. Whether it says true
 	// is of no interest: a connection reset is no timeout, and loses the answer as well.
 	_, network := err.(interface{ Timeout() bool })
-	return network
+	return network, false
+}
+
+// is is errors.Is without what err wraps.
+func is(err, mark error) bool {
+	e, ok := err.(interface{ Is(error) bool })
+	return err == mark || ok && e.Is(mark)
 }
 
 // state returns the SQLSTATE of a *pgconn.PgError (pgx), a *pq.Error, or any other type with their method.

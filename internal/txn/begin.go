@@ -10,16 +10,17 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
-	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
 // Purpose is what a transaction is asked for.
 type Purpose uint8
 
 const (
-	ForStatement Purpose = iota // which tells by its error if the transaction was ended
-	ForCaller                   // who gets the *sql.Tx
-	WithOptions                 // given ones: it must be new
+	ForStatement Purpose = iota // which tells by its error if the transaction was ended; Done ends it
+	ForPrepare                  // the same for a statement that is prepared
+	ForSavepoint
+	ForCaller   // who gets the *sql.Tx
+	WithOptions // likewise, with given options: it must be new
 )
 
 // Ask is a use of a key.
@@ -30,7 +31,9 @@ type Ask struct {
 	Timed   bool            // whether somebody wants the Times
 	Unit    context.Context // its end ends the wait too
 	Begins  *atomic.Int32   // counts the BEGINs of the unit
-	Nest    *turn.Turn      // at the savepoint that a test's transaction is nested in; nil: at the transaction itself
+	Nest    func() *Nest    // where a transaction in a test's is nested; nil, or a nil result: in the test's itself
+
+	RollsBack bool // set by Use: the transaction ends with ROLLBACK in any case
 }
 
 func (a *Ask) now() time.Time {
@@ -48,13 +51,45 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 		return nil, beginError(a.Opener.Name(), err)
 	}
 	defer s.turn.Unlock()
+	tx, err := s.shared(ctx, a)
+	if tx == nil && err == nil {
+		tx, err = s.begin(ctx, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.RollsBack = s.EndsWithRollback()
+	s.used(a.Purpose)
+	return tx, nil
+}
+
+// used notes that the transaction was given to somebody.
+func (s *Slot) used(why Purpose) {
 	s.mu.Lock()
-	tx, aborted := s.tx, s.reason
+	defer s.mu.Unlock()
+	if why == ForStatement || why == ForPrepare {
+		s.running++
+	}
+	if why == ForPrepare || why == ForCaller || why == WithOptions {
+		s.handedOut = true
+	}
+}
+
+// shared returns the transaction that is open, nil if none is. The caller has the turn.
+func (s *Slot) shared(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	s.mu.Lock()
+	tx, aborted, innermost := s.tx, s.reason, s.innermost
 	s.mu.Unlock()
 	if tx == nil {
-		return s.begin(ctx, a)
+		return nil, nil
 	}
-	return tx, s.mayShare(a, tx, aborted)
+	if err := s.mayShare(a, tx, aborted); err != nil {
+		return nil, err
+	}
+	if a.Purpose != ForSavepoint && s.around(ctx) != innermost {
+		return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
+	}
+	return tx, nil
 }
 
 // mayShare returns why a may not use the transaction that is open. The caller
@@ -64,9 +99,11 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 	switch {
 	case a.Purpose == WithOptions:
 		return reason.New(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", key, s.by.Name())
-	case s.by != a.Opener && (!sameOptions(s.opts, a.Options) || s.by.Guarded() != a.Opener.Guarded()):
-		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", key, s.by.Name())
-	case a.Purpose == ForCaller && endedOutside(tx):
+	case s.by != a.Opener && !sameOptions(s.opts, a.Options):
+		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions", key, s.by.Name())
+	case s.by != a.Opener && s.by.Guarded() != a.Opener.Guarded():
+		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q, of which only one has a Guard; keys of one pool share a transaction, give them the same Guard", key, s.by.Name())
+	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
 		return endedError(key)
 	case aborted != nil:
 		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
@@ -133,6 +170,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 		return false
 	}
 	s.state, s.cancel = beginning, cancel
+	s.handedOut = false
 	return true
 }
 
@@ -168,7 +206,7 @@ func (s *Slot) setTx(tx *sql.Tx) {
 func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sql.Tx, error) {
 	if a.Timed {
 		now := time.Now()
-		s.times = &Times{Wait: now.Sub(start), Began: now}
+		s.times = &Times{Asked: start, Wait: now.Sub(start), Began: now}
 	}
 	tx, closed := s.begun(a)
 	if err == nil && inTime && !closed {
@@ -179,7 +217,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 		refused.Err = context.Canceled // too late
 	}
 	if tx != nil {
-		s.end(&ending{late: closed || !inTime, cause: err})
+		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
 		r := s.Last()
 		refused.Result = &r
 	}
@@ -194,7 +232,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 func (s *Slot) begun(a *Ask) (tx *sql.Tx, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state, s.cancel = idle, nil
+	s.state = idle
 	if s.tx != nil {
 		s.state, s.number = open, a.Begins.Add(1)
 	}

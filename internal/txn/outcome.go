@@ -1,6 +1,7 @@
 package txn
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -19,19 +20,19 @@ const (
 	Committed                 // it is stored; or it was read-only and ended well
 	RolledBack                // nothing of it is stored
 	Refused                   // COMMIT was answered with an error: nothing of it is stored
-	Ended                     // others ended it, through *sql.Tx; nobody knows how
+	Ended                     // others ended it, through *sql.Tx or by the server; nobody knows how
 )
 
 // sent is the statement that was to end something.
 type sent uint8
 
 const (
-	sentCommit      sent = iota // COMMIT, or RELEASE of a request's savepoint in a test's transaction
-	sentCheck                   // Guard's RELEASE, before COMMIT
-	sentRollback                // ROLLBACK, or ROLLBACK TO a request's savepoint in a test's transaction
-	sentReadOnlyEnd             // the same for a read-only transaction that ends well
-	sentRelease                 // RELEASE of a Savepoint
-	sentRollbackTo              // ROLLBACK TO a Savepoint
+	sentCommit        sent = iota // COMMIT, or RELEASE of a request's savepoint in a test's transaction
+	sentCheck                     // Guard's RELEASE, before COMMIT
+	sentRollbackCheck             // Guard's ROLLBACK TO, before ROLLBACK
+	sentRollback                  // ROLLBACK, or ROLLBACK TO a request's savepoint in a test's transaction
+	sentRelease                   // RELEASE of a Savepoint
+	sentRollbackTo                // ROLLBACK TO a Savepoint, and RELEASE of what is left of it
 )
 
 // answer is what came back.
@@ -41,7 +42,8 @@ const (
 	none    answer = iota // the driver did not return: a panic or runtime.Goexit
 	done                  // success
 	over                  // sql.ErrTxDone: the transaction was ended through *sql.Tx before
-	refused               // an error with the server's own answer
+	gone                  // there is no such savepoint, or no transaction
+	refused               // another error with the server's own answer
 	lost                  // any other error: the answer is not known
 )
 
@@ -51,6 +53,8 @@ func answerOf(err error) answer {
 		return done
 	case errors.Is(err, sql.ErrTxDone):
 		return over
+	case sqlerr.Gone(err):
+		return gone
 	case sqlerr.Answered(err):
 		return refused
 	}
@@ -59,32 +63,38 @@ func answerOf(err error) answer {
 
 // known is what else decides.
 type known struct {
-	late    bool // begun when its context had ended, or the slot was closed: database/sql rolls it back too
-	aborted bool // an earlier error may have ended it
+	late      bool // begun when its context had ended, or the slot was closed: database/sql rolls it back too
+	aborted   bool // E of the package comment
+	handedOut bool // H of the package comment
+	readOnly  bool // it was to end well, which for a read-only one is a rollback
 }
 
 // judge says what became of a transaction, or of a savepoint. It is the table of
 // the package comment.
 func judge(s sent, a answer, k known) Outcome {
-	switch {
-	case a == over && s == sentRollback && k.late:
+	switch rollback := s == sentRollback || s == sentRollbackCheck; {
+	case rollback && a == over && k.late:
 		return RolledBack
-	case a == over:
+	case rollback && a == gone && k.aborted && !k.handedOut:
+		return RolledBack
+	case rollback && a == done && k.readOnly && !k.aborted:
+		return Committed
+	case s == sentRollbackCheck && a == lost && k.handedOut:
 		return Ended
-	case a == done && s == sentReadOnlyEnd && k.aborted:
-		return RolledBack
+	case s == sentCheck && a == lost && k.handedOut:
+		return Unknown
 	}
 	return outcomes[s][a]
 }
 
 // outcomes has what does not depend on anything else known.
-var outcomes = [...][5]Outcome{
-	sentCommit:      {none: Unknown, done: Committed, over: Ended, refused: Refused, lost: Unknown},
-	sentCheck:       {none: Unknown, done: Committed, over: Ended, refused: Unknown, lost: Unknown},
-	sentRollback:    {none: Unknown, done: RolledBack, over: Ended, refused: RolledBack, lost: RolledBack},
-	sentReadOnlyEnd: {none: Unknown, done: Committed, over: Ended, refused: RolledBack, lost: RolledBack},
-	sentRelease:     {none: Unknown, done: Committed, over: Ended, refused: Refused, lost: Refused},
-	sentRollbackTo:  {none: Unknown, done: RolledBack, over: Ended, refused: Unknown, lost: Unknown},
+var outcomes = [...][6]Outcome{
+	sentCommit:        {none: Unknown, done: Committed, over: Ended, gone: Unknown, refused: Refused, lost: Unknown},
+	sentCheck:         {none: Unknown, done: Committed, over: Ended, gone: Unknown, refused: Refused, lost: Refused},
+	sentRollbackCheck: {none: Unknown, done: RolledBack, over: Ended, gone: Ended, refused: RolledBack, lost: RolledBack},
+	sentRollback:      {none: Unknown, done: RolledBack, over: Ended, gone: Ended, refused: RolledBack, lost: RolledBack},
+	sentRelease:       {none: Refused, done: Committed, over: Ended, gone: Refused, refused: Refused, lost: Refused},
+	sentRollbackTo:    {none: Unknown, done: RolledBack, over: Ended, gone: Unknown, refused: Unknown, lost: Unknown},
 }
 
 // Result is what became of a transaction.
@@ -94,6 +104,7 @@ type Result struct {
 	Tried   bool   // COMMIT was sent, or Guard's check before it
 	Stored  bool   // something of it is stored, or may be
 	Err     error  // why it did not end as asked; of COMMIT the driver's error
+	Unheard error  // of a ROLLBACK whose answer did not come
 	Times   *Times // nil if nobody wanted to know
 }
 
@@ -104,9 +115,11 @@ func (r Result) CommitFailed() bool {
 
 // ending is an end under way.
 type ending struct {
-	well  bool  // it is to be committed
-	late  bool  // database/sql rolls it back too
-	cause error // why it is rolled back, where it was not asked for
+	unit    context.Context // whose end gives up a ROLLBACK that is not answered
+	well    bool            // it is to be committed
+	refused bool            // nobody was given it: the end of a begin that failed
+	late    bool            // database/sql rolls it back too
+	cause   error           // why it is rolled back, where it was not asked for
 
 	sent   sent
 	answer answer // to what was sent; none until the driver has returned
@@ -114,9 +127,11 @@ type ending struct {
 }
 
 // End ends the open transaction: well, which is COMMIT unless it is read-only or
-// cannot be committed any more, or with ROLLBACK. The caller has the turn, or has
-// closed the slot. What became of it is told by Last, also if the driver panics.
-func (s *Slot) End(well bool) { s.end(&ending{well: well}) }
+// cannot be committed any more, or with ROLLBACK. A ROLLBACK that is not answered
+// is given up some time after the unit's context has ended. The caller has the
+// turn, or has closed the slot. What became of it is told by Last, also if the
+// driver panics.
+func (s *Slot) End(unit context.Context, well bool) { s.end(&ending{unit: unit, well: well}) }
 
 // end is the one way in which a transaction ends.
 func (s *Slot) end(e *ending) {
@@ -124,66 +139,133 @@ func (s *Slot) end(e *ending) {
 	if s.times != nil {
 		asked = time.Now()
 	}
+	if s.test != nil {
+		s.test.closeNest(e.unit)
+	}
 	defer s.settle(e, asked)
 	defer s.giveUp(e)
-	switch {
-	case !e.well:
-		s.sendEnd(e, sentRollback)
-	case s.endsWithRollback():
-		s.sendEnd(e, sentReadOnlyEnd)
-	default:
-		s.commit(e)
+	if e.well && !s.EndsWithRollback() {
+		e.cause = s.doomed()
 	}
-}
-
-// commit sends COMMIT, if that is still possible.
-func (s *Slot) commit(e *ending) {
-	if e.cause = s.doomed(); e.cause != nil {
-		s.sendEnd(e, sentRollback)
+	if e.well && !s.EndsWithRollback() && e.cause == nil {
+		s.commit(e)
 		return
 	}
+	s.rollBack(e)
+}
+
+// commit sends COMMIT, after Guard's check.
+func (s *Slot) commit(e *ending) {
 	if s.guarded() {
-		if s.sendEnd(e, sentCheck); e.answer != done {
+		if s.send(e, sentCheck); e.answer != done {
 			if e.answer != over {
-				_ = s.tx.Rollback()
+				_ = s.rollback(e.unit)
 			}
 			return
 		}
 	}
-	s.sendEnd(e, sentCommit)
+	if s.send(e, sentCommit); s.test != nil && e.answer != done && e.answer != over {
+		s.goBackInTest(e)
+	}
 }
 
-// sendEnd sends a statement that ends the transaction, or Guard's check.
-func (s *Slot) sendEnd(e *ending, what sent) {
+// rollBack sends ROLLBACK, after Guard's check.
+func (s *Slot) rollBack(e *ending) {
+	if !s.guarded() || e.refused {
+		if s.send(e, sentRollback); s.test != nil && (e.answer == gone || e.answer == lost) {
+			markDead(s.test.tx, e.err)
+		}
+		return
+	}
+	if s.send(e, sentRollbackCheck); e.answer == over {
+		return
+	}
+	checked := *e
+	if s.send(e, sentRollback); e.answer != none {
+		checked.err = cmp.Or(e.err, checked.err)
+		*e = checked // which says more than the answer to ROLLBACK
+	}
+}
+
+// send sends a statement that ends the transaction, or Guard's check.
+func (s *Slot) send(e *ending, what sent) {
 	e.sent, e.answer = what, none
-	e.err = s.send(what)
+	e.err = s.carryOut(e.unit, what)
 	e.answer = answerOf(e.err)
 }
 
-func (s *Slot) send(what sent) error {
+func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
 	case what == sentCheck:
-		return s.exec(dialect.Release(guardName))
+		return s.exec(context.Background(), dialect.Release(guardName))
+	case what == sentRollbackCheck:
+		return s.execRollback(unit, dialect.RollbackTo(guardName))
 	case s.test != nil && what == sentCommit:
-		return s.exec(dialect.Release(s.test.name))
-	case s.test != nil:
-		return s.exec(dialect.RollbackTo(s.test.name))
+		return s.exec(context.Background(), dialect.Release(s.test.name))
 	case what == sentCommit:
 		return s.tx.Commit()
 	}
+	return s.rollback(unit)
+}
+
+// rollback undoes the transaction.
+func (s *Slot) rollback(unit context.Context) error {
+	if s.test != nil {
+		return s.execRollback(unit, dialect.RollbackTo(s.test.name), dialect.Release(s.test.name))
+	}
+	defer giveUpAfter(unit, s.cancel)()
 	return s.tx.Rollback()
 }
 
-// exec runs a statement that no context ends.
-func (s *Slot) exec(query string) error {
-	_, err := s.tx.ExecContext(context.Background(), query)
+// exec runs a statement in the transaction.
+func (s *Slot) exec(ctx context.Context, query string) error {
+	_, err := s.tx.ExecContext(ctx, query)
 	return err
+}
+
+// execRollback runs statements that undo something, until one fails. Their
+// context ends when they are given up.
+func (s *Slot) execRollback(unit context.Context, queries ...string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer giveUpAfter(unit, cancel)()
+	for _, query := range queries {
+		if err := s.exec(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// patience is how long a ROLLBACK may take when the unit's context has ended.
+const patience = 2 * time.Second
+
+// giveUpAfter calls cancel when the unit's context has ended and patience has
+// passed since then or since now, whichever is later, unless stop is called before.
+func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
+	if unit.Done() == nil {
+		return func() {}
+	}
+	answered := make(chan struct{})
+	stopWaiting := context.AfterFunc(unit, func() {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-answered:
+		}
+	})
+	return func() {
+		stopWaiting()
+		close(answered)
+	}
 }
 
 // giveUp rolls back what is still open when a driver did not return.
 func (s *Slot) giveUp(e *ending) {
 	if e.answer == none {
-		_ = s.send(sentRollback)
+		_ = s.rollback(e.unit)
 	}
 }
 
@@ -202,15 +284,23 @@ func (s *Slot) note(e *ending) {
 	tried := e.sent == sentCommit || e.sent == sentCheck
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.outcome = judge(e.sent, e.answer, known{late: e.late, aborted: s.reason != nil})
-	s.tried, s.err = tried, s.why(e, s.outcome)
+	s.outcome = judge(e.sent, e.answer, known{
+		late:      e.late,
+		aborted:   s.reason != nil,
+		handedOut: s.handedOut,
+		readOnly:  e.well && !tried && e.cause == nil,
+	})
+	s.tried, s.err, s.unheard = tried, s.why(e, s.outcome), nil
 	switch s.outcome {
 	case Committed:
-		s.stored = !s.endsWithRollback()
+		s.stored = !s.EndsWithRollback()
 	case Unknown:
 		s.stored = tried
 	default:
 		s.stored = s.outcome == Ended
+	}
+	if s.outcome == RolledBack && e.answer == lost {
+		s.unheard = e.err
 	}
 	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
 	s.ended++
@@ -222,30 +312,40 @@ func (s *Slot) why(e *ending, o Outcome) error {
 	switch {
 	case o == Committed:
 		return nil
+	case o == Ended && e.answer == over:
+		return joinCause(e.cause, endedError(key))
 	case o == Ended:
-		return endedError(key)
+		return joinCause(e.cause, endedByServer(key))
 	case e.answer == none && !e.late:
 		return fmt.Errorf("sqlreq: key %q: the transaction was given up, its end panicked", key)
-	case e.sent == sentCheck:
+	case e.sent == sentCheck && o == Unknown:
 		return fmt.Errorf("the transaction was ended by the server before COMMIT: %w", e.err)
-	case e.sent == sentCommit:
+	case e.sent == sentCheck, e.sent == sentCommit:
 		return e.err
 	}
 	return e.cause // of a rollback that was asked for there is none
+}
+
+// joinCause joins the reason for a rollback, if there is one, and what came of it.
+func joinCause(cause, err error) error {
+	if cause == nil {
+		return err
+	}
+	return errors.Join(cause, err)
 }
 
 // Last returns what became of the transaction that was the last to end.
 func (s *Slot) Last() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Result{s.by, s.outcome, s.tried, s.stored, s.err, s.times}
+	return Result{s.by, s.outcome, s.tried, s.stored, s.err, s.unheard, s.times}
 }
 
-// endsWithRollback reports whether the transaction ends with ROLLBACK in any
+// EndsWithRollback reports whether the transaction ends with ROLLBACK in any
 // case: a read-only one, so that nothing is persisted through it, also on a
 // driver that ignores the flag. PostgreSQL counts the reads of a serializable one
 // only at COMMIT.
-func (s *Slot) endsWithRollback() bool {
+func (s *Slot) EndsWithRollback() bool {
 	return s.opts != nil && s.opts.ReadOnly && s.opts.Isolation != sql.LevelSerializable
 }
 
@@ -277,7 +377,7 @@ func (s *Slot) Lost() error {
 	if s.test == nil && endedOutside(s.tx) {
 		return endedError(s.by.Name())
 	}
-	if s.endsWithRollback() {
+	if s.EndsWithRollback() {
 		return nil
 	}
 	return s.doomed()

@@ -21,6 +21,7 @@ const (
 // Savepoint is a savepoint of the open transaction of a slot.
 type Savepoint struct {
 	slot    *Slot
+	unit    context.Context
 	name    string
 	outer   *Savepoint     // around it in the same transaction
 	context *Savepoint     // the innermost one of any slot in the context that it was begun with
@@ -50,6 +51,19 @@ func (sp *Savepoint) of(s *Slot) *Savepoint {
 	return sp
 }
 
+// around returns the innermost savepoint that ctx is inside of and that is open,
+// or was rolled back: what was done in one that was released belongs to the one
+// around it.
+func (s *Slot) around(ctx context.Context) *Savepoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sp := Inside(ctx).of(s)
+	for sp != nil && sp.state == savepointReleased {
+		sp = sp.outer
+	}
+	return sp
+}
+
 // Undone reports whether what was registered inside of sp, which may be nil, for
 // the slot s was rolled back with a savepoint.
 func (sp *Savepoint) Undone(s *Slot) bool {
@@ -73,11 +87,14 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		return nil, err
 	}
 	defer s.turn.Unlock()
-	sp, isOpen := s.newSavepoint(ctx, tx)
+	if err := s.Quiet(ctx, unit); err != nil {
+		return nil, err
+	}
+	sp, isOpen := s.newSavepoint(ctx, unit, tx)
 	switch {
 	case !isOpen:
 		return nil, nil
-	case sp.context.of(s) != sp.outer:
+	case s.around(ctx) != sp.outer:
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
 	}
 	late := ctx.Err() != nil
@@ -94,7 +111,7 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	return sp, nil
 }
 
-func (s *Slot) newSavepoint(ctx context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
+func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tx != tx {
@@ -105,7 +122,7 @@ func (s *Slot) newSavepoint(ctx context.Context, tx *sql.Tx) (sp *Savepoint, isO
 	if s.test != nil {
 		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
 	}
-	return &Savepoint{slot: s, name: name, outer: s.innermost, context: Inside(ctx)}, true
+	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: Inside(ctx)}, true
 }
 
 // lock keeps others from the transaction. A savepoint is ended also if every
@@ -131,7 +148,7 @@ func (sp *Savepoint) Release(key string) error {
 		return err
 	}
 	defer sp.slot.turn.Unlock()
-	if err := sp.isInnermost(); err != nil {
+	if err := sp.mayEnd(key); err != nil {
 		return err
 	}
 	if aborted := sp.slot.abortedBy(); aborted != nil {
@@ -151,10 +168,30 @@ func (sp *Savepoint) RollBack(key string) error {
 		return err
 	}
 	defer sp.slot.turn.Unlock()
-	if err := sp.isInnermost(); err != nil {
+	if err := sp.mayEnd(key); err != nil {
 		return err
 	}
 	return sp.rollBack(key)
+}
+
+// mayEnd waits for the statements under way, whose errors count. It returns an
+// error if a savepoint inside of sp is still open, or if the unit's context ends
+// first: then the transaction can only be rolled back. The caller has the turn.
+func (sp *Savepoint) mayEnd(key string) error {
+	if err := sp.isInnermost(); err != nil {
+		return err
+	}
+	s := sp.slot
+	err := s.Quiet(sp.unit, sp.unit)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("sqlreq: the end of a savepoint on key %q waited in vain for a statement that is under way, the request can only roll back: %w", key, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abort(err)
+	s.handedOut = true // by the statement, about which nothing is known yet
+	return err
 }
 
 // rollBack is RollBack for who has the turn.
@@ -166,6 +203,9 @@ func (sp *Savepoint) rollBack(key string) error {
 	defer s.mu.Unlock()
 	if outcome != RolledBack {
 		err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)
+		if s.reason == nil {
+			s.handedOut = true // no statement has told that the transaction had ended
+		}
 		s.abort(err)
 		return err
 	}
@@ -173,15 +213,17 @@ func (sp *Savepoint) rollBack(key string) error {
 	return nil
 }
 
-// send sends a statement that ends sp.
-func (sp *Savepoint) send(what sent) (Outcome, error) {
+// send sends what ends sp. What was rolled back to is released as well: a
+// savepoint that is left costs a lock in a table that all sessions of a PostgreSQL
+// share, and on SQLite each one more than the last.
+func (sp *Savepoint) send(what sent) (outcome Outcome, err error) {
 	s := sp.slot
-	query := dialect.Release(sp.name)
-	if what == sentRollbackTo {
-		query = dialect.RollbackTo(sp.name)
+	if what == sentRelease {
+		err = s.exec(context.Background(), dialect.Release(sp.name))
+	} else {
+		err = s.execRollback(sp.unit, dialect.RollbackTo(sp.name), dialect.Release(sp.name))
 	}
-	err := s.exec(query)
-	outcome := judge(what, answerOf(err), known{})
+	outcome = judge(what, answerOf(err), known{})
 	if outcome == Ended {
 		err = endedError(s.by.Name())
 	}

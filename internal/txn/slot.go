@@ -19,31 +19,44 @@
 // # How a transaction ends
 //
 // There is one way in, [Slot.End]; the two ends of a savepoint have the same
-// table. What was sent and what came back decide, in one function (judge):
+// table. What was sent, what came back and what else is known decide, in one
+// function (judge). E: a statement of a key met an error that may have ended the
+// transaction, and nothing ran beside it or after it. H: its *sql.Tx was handed
+// out, so that nobody can tell what ran after such an end.
 //
 //	sent                          what came back                  what became of it
 //	COMMIT, and RELEASE of a      success                         Committed
 //	request's savepoint in a      the server's refusal            Refused
-//	test's transaction            any other error, or it did      Unknown
+//	test's transaction            there is none                   Unknown
+//	                              any other error, or it did      Unknown
 //	                              not return
 //	                              it was ended through *sql.Tx    Ended
-//	Guard's RELEASE               success                         COMMIT is sent
-//	                              any error, or it did not return Unknown
-//	                              it was ended through *sql.Tx    Ended
-//	ROLLBACK, and ROLLBACK TO a   success, or any error           RolledBack
-//	request's savepoint           it did not return               Unknown
-//	                              it was ended through *sql.Tx    Ended; RolledBack if it was begun too
-//	                                                              late, and database/sql ends it too
-//	ROLLBACK of a read-only       success                         Committed; RolledBack if it is aborted
-//	transaction that ends well    any error                       RolledBack
+//	Guard's RELEASE, before       success                         COMMIT is sent
+//	COMMIT                        the server's refusal            Refused
+//	                              there is none                   Unknown
+//	                              any other error                 Refused; Unknown with H
 //	                              it did not return               Unknown
 //	                              it was ended through *sql.Tx    Ended
+//	Guard's ROLLBACK TO, before   success, the server's refusal   RolledBack
+//	ROLLBACK                      there is none                   RolledBack with E and without H; else Ended
+//	                              any other error                 RolledBack; Ended with H
+//	                              it did not return               Unknown
+//	                              it was ended through *sql.Tx    Ended
+//	ROLLBACK, without Guard, and  success, any other error        RolledBack
+//	ROLLBACK TO a request's       there is none                   RolledBack with E and without H; else Ended
+//	savepoint in a test's         it did not return               Unknown
+//	transaction                   it was ended through *sql.Tx    Ended; RolledBack if it was begun too
+//	                                                              late, and database/sql ends it too
 //	RELEASE of a Savepoint        success                         Committed: it belongs to what is around
 //	                              any error                       Refused: it is there, to go back to
 //	                              it was ended through *sql.Tx    Ended
-//	ROLLBACK TO a Savepoint       success                         RolledBack: the transaction is sound
-//	                              any error                       Unknown: the transaction is aborted
+//	ROLLBACK TO a Savepoint, and  success                         RolledBack: the transaction is sound
+//	RELEASE of what is left       any error                       Unknown: the transaction is aborted
 //	                              it was ended through *sql.Tx    Ended
+//
+// "There is none" is the answer that there is no such savepoint or no transaction
+// (sqlerr.Gone). A read-only transaction that ends well ends with ROLLBACK; where
+// that succeeds and no error may have ended it before, it counts as Committed.
 //
 // # Locks
 //
@@ -76,6 +89,11 @@ var (
 	// ErrTxEnded: the transaction was ended through *sql.Tx.
 	ErrTxEnded = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
 )
+
+// endedByServer is the error of a transaction that others than *sql.Tx have ended.
+func endedByServer(key string) error {
+	return reason.New(ErrTxEnded, "sqlreq: key %q: when the transaction was to be rolled back the server had ended it already, or the answer did not come; what ran after that end may have been committed", key)
+}
 
 func endedError(key string) error {
 	return reason.New(ErrTxEnded, "sqlreq: key %q: %s", key, strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
@@ -120,15 +138,20 @@ type Slot struct {
 	tried     bool               // COMMIT was tried for it; written by End
 	stored    bool               // something of it is stored, or may be; written by End
 	ended     uint32             // how many have ended; written by End
-	cancel    context.CancelFunc // of a BEGIN that is under way, otherwise nil
+	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
 	tx        *sql.Tx            // nil when none is open
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
+	running   int32              // statements of keys under way in the transaction; written by Use and Done
+	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	quiet     chan struct{}      // closed when running becomes 0; nil if nobody waits for that
 	err       error              // why the last transaction did not end as asked; written by End
+	unheard   error              // of a ROLLBACK whose answer did not come; written by End
 }
 
 // Times are when things happened to a transaction, for who wants to know.
 type Times struct {
+	Asked time.Time     // when the transaction was asked for
 	Wait  time.Duration // for a connection and BEGIN
 	Began time.Time     // when BEGIN had succeeded
 	Open  time.Duration // from then to its end
@@ -228,13 +251,55 @@ func (s *Slot) shut() bool {
 }
 
 // Note remembers what the error of a statement on tx says about the transaction.
-// late is whether ctx had ended before the statement.
+// late is whether ctx had ended before the statement, which then did not run.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tx == tx && (sqlerr.EndsTx(err) || !late && ctx.Err() != nil) {
-		s.abort(err)
+	if s.tx != tx || late || !sqlerr.EndsTx(err) && ctx.Err() == nil {
+		return
 	}
+	s.abort(err)
+	if s.running > 1 {
+		s.handedOut = true // what ran beside it may have run after the end
+	}
+}
+
+// Done ends what Use began for a statement: the statement has returned.
+func (s *Slot) Done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running--; s.running == 0 && s.quiet != nil {
+		close(s.quiet)
+		s.quiet = nil
+	}
+}
+
+// Quiet waits until no statement of a key is under way. The caller has the turn,
+// or has closed the slot, so that none comes meanwhile. If the unit's context or
+// ctx ends first it returns the error of that.
+func (s *Slot) Quiet(ctx, unit context.Context) error {
+	quiet := s.whenQuiet()
+	if quiet == nil {
+		return nil
+	}
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-unit.Done():
+		return unit.Err()
+	}
+}
+
+// whenQuiet returns what is closed when no statement is under way, nil if none is.
+func (s *Slot) whenQuiet() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running > 0 && s.quiet == nil {
+		s.quiet = make(chan struct{})
+	}
+	return s.quiet
 }
 
 // abort notes that only a rollback is left. The caller holds s.mu.

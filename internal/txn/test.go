@@ -4,7 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"runtime"
+	"sync"
 	"sync/atomic"
+	"weak"
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/turn"
@@ -14,10 +17,16 @@ import (
 // savepoints of it. The slot's turn guards its fields.
 type testTx struct {
 	tx     *sql.Tx
-	name   string     // of the savepoint that is open, or was the last
-	nest   *turn.Turn // for what nests in the savepoint; read with the slot's mutex, too
-	within *turn.Turn // that of the savepoint around, if this one is nested
-	has    bool       // the turn at within or, if that is nil, at tx
+	name   string // of the savepoint that is open, or was the last
+	nest   *Nest  // of that savepoint; read with the slot's mutex, too
+	within *Nest  // that of the savepoint around, if this one is nested
+	has    bool   // the turn at within or, if that is nil, at tx
+}
+
+// Nest is the turn for what nests in a savepoint of a test's transaction.
+type Nest struct {
+	turn turn.Turn
+	over atomic.Bool // the savepoint has ended, or is about to
 }
 
 // turns makes the units that share a test's transaction wait for each other,
@@ -38,7 +47,7 @@ func (s *Slot) testTx() *sql.Tx {
 
 // Nest returns the turn for what nests in the savepoint that is open in the
 // test's transaction tx, nil if none is.
-func (s *Slot) Nest(tx *sql.Tx) *turn.Turn {
+func (s *Slot) Nest(tx *sql.Tx) *Nest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.testTx() != tx || s.tx == nil {
@@ -53,7 +62,7 @@ func (s *Slot) TestTx() *sql.Tx { return s.testTx() }
 // beginInTest makes the transaction a savepoint of the test's. The caller has
 // the slot's turn; the turn at the test's transaction, or at the savepoint that
 // this one nests in, is taken for as long as the transaction is open.
-func (s *Slot) beginInTest(ctx context.Context, within *turn.Turn) error {
+func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) error {
 	t := s.test
 	if err := t.lock(ctx, within); err != nil {
 		return err
@@ -64,24 +73,48 @@ func (s *Slot) beginInTest(ctx context.Context, within *turn.Turn) error {
 			t.unlock()
 		}
 	}()
+	if err := whyDead(t.tx); err != nil {
+		return err
+	}
 	t.name = fmt.Sprintf("sqlreq_tx_%d", names.Add(1))
 	if _, err := t.tx.ExecContext(ctx, dialect.Savepoint(t.name)); err != nil {
 		return err
 	}
 	laid = true
-	t.nest = new(turn.Turn)
+	t.nest = new(Nest)
 	s.setTx(t.tx)
 	return nil
 }
 
-func (t *testTx) lock(ctx context.Context, within *turn.Turn) (err error) {
-	if within != nil {
-		err = within.Lock(ctx)
-	} else {
-		err = turns.Lock(ctx, t.tx)
+// lock takes the turn at the savepoint that within returns, or else at tx.
+func (t *testTx) lock(ctx context.Context, within func() *Nest) error {
+	t.within = nil
+	for within != nil {
+		n := within()
+		if n == nil {
+			break
+		}
+		if err := n.turn.Lock(ctx); err != nil {
+			return err
+		}
+		if !n.over.Load() {
+			t.within, t.has = n, true
+			return nil
+		}
+		n.turn.Unlock() // it has ended meanwhile: there is another one around, or none
 	}
-	t.within, t.has = within, err == nil
+	err := turns.Lock(ctx, t.tx)
+	t.has = err == nil
 	return err
+}
+
+// closeNest waits for what nests in the savepoint, which is about to end, or for
+// the end of the unit's context. What comes later nests in what is around.
+func (t *testTx) closeNest(unit context.Context) {
+	if t.nest.turn.Lock(unit) == nil {
+		defer t.nest.turn.Unlock()
+	}
+	t.nest.over.Store(true)
 }
 
 // unlock gives the turn back, if t has it.
@@ -90,9 +123,44 @@ func (t *testTx) unlock() {
 	case !t.has:
 		return
 	case t.within != nil:
-		t.within.Unlock()
+		t.within.turn.Unlock()
 	default:
 		turns.Unlock(t.tx)
 	}
 	t.within, t.has = nil, false
+}
+
+// dead has the tests' transactions that are known to have ended, and why. Outside
+// of a transaction SQLite's SAVEPOINT begins one, and its RELEASE commits
+// (https://www.sqlite.org/lang_savepoint.html), so that nothing may be sent any more.
+var dead sync.Map // of weak.Pointer[sql.Tx] to error
+
+func markDead(tx *sql.Tx, err error) {
+	p := weak.Make(tx)
+	if _, known := dead.LoadOrStore(p, err); !known {
+		runtime.AddCleanup(tx, func(p weak.Pointer[sql.Tx]) { dead.Delete(p) }, p)
+	}
+}
+
+// whyDead returns the error of a use of a test's transaction that has ended.
+func whyDead(tx *sql.Tx) error {
+	if err, ok := dead.Load(weak.Make(tx)); ok {
+		return fmt.Errorf("the test's transaction (Binding.Tx) has ended in an earlier request, nothing runs in it any more; begin a new one for each test: %w", err.(error))
+	}
+	return nil
+}
+
+// goBackInTest goes back to the savepoint when its RELEASE has failed, so that the
+// test's transaction is sound for the next request: after an error that was dealt
+// with PostgreSQL refuses everything but that (25P02). If there is nothing to go
+// back to, the test's transaction has ended.
+func (s *Slot) goBackInTest(e *ending) {
+	err := s.rollback(e.unit)
+	switch a := answerOf(err); a {
+	case done:
+		e.answer = refused
+	case gone, lost:
+		e.answer = a
+		markDead(s.test.tx, err)
+	}
 }

@@ -8,15 +8,16 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/sqlreq/sqlreq/internal/turn"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
 // Open is a transaction as a use of a key found it.
 type Open struct {
-	Tx     *sql.Tx
-	unit   *Unit
-	source *Source
+	Tx        *sql.Tx
+	RollsBack bool // it is read-only, and ends with ROLLBACK in any case
+	unit      *Unit
+	source    *Source
 }
 
 // Begin returns the transaction of b, begun if there is none. at is the context
@@ -38,18 +39,52 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		ask.Options = txn.Chosen(opts)
 	}
 	if tx := s.slot.TestTx(); tx != nil {
-		ask.Nest = u.nestOf(tx)
+		ask.Nest = func() *txn.Nest { return u.nestOf(tx) }
+	}
+	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
+		return Open{}, u.beginFailed(ctx, s, err)
 	}
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}
-	return Open{tx, u, s}, nil
+	return Open{tx, ask.RollsBack, u, s}, nil
+}
+
+// needsOwnConnection returns an error if s needs a connection, the only one of
+// its pool, that a unit around u has. If that waits for u, neither ever ends.
+func (u *Unit) needsOwnConnection(s *Source) error {
+	outer := u.host.Outer()
+	if outer == nil || s.slot == nil {
+		return nil
+	}
+	db := s.slot.DB()
+	if db == nil || s.slot.Open() || db.Stats().MaxOpenConnections != 1 {
+		return nil
+	}
+	for ; outer != nil; outer = outer.host.Outer() {
+		if outer.has(db) {
+			return errors.New("the pool has one connection (MaxOpenConnections is 1), and the request, or Do, around this one has it; use its transaction, end that by Commit or Rollback before, allow more connections, or do it later (go reg.Do(context.WithoutCancel(ctx), ...))")
+		}
+	}
+	return nil
+}
+
+// has reports whether u has a connection of db.
+func (u *Unit) has(db *sql.DB) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for s := u.firstSlot(); s != nil; s = s.next {
+		if s.Of(db, nil) && s.Busy() {
+			return true
+		}
+	}
+	return false
 }
 
 // nestOf returns the turn in the savepoint that a unit around this one has open
 // in the test's transaction tx, nil if none has: a Do in a request nests there.
-func (u *Unit) nestOf(tx *sql.Tx) *turn.Turn {
+func (u *Unit) nestOf(tx *sql.Tx) *txn.Nest {
 	for u = u.host.Outer(); u != nil; u = u.host.Outer() {
 		if nest := u.nest(tx); nest != nil {
 			return nest
@@ -58,7 +93,7 @@ func (u *Unit) nestOf(tx *sql.Tx) *turn.Turn {
 	return nil
 }
 
-func (u *Unit) nest(tx *sql.Tx) *turn.Turn {
+func (u *Unit) nest(tx *sql.Tx) *txn.Nest {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for s := u.firstSlot(); s != nil; s = s.next {
@@ -95,26 +130,36 @@ func (u *Unit) beginFailed(ctx context.Context, s *Source, err error) error {
 	if err == txn.ErrFinished {
 		return err
 	}
-	err = &txn.BeginError{Key: s.Name(), Err: u.ofContext(ctx, err)}
+	err = &txn.BeginError{Key: s.Name(), Err: u.ofContext(ctx, s, err)}
 	u.Met(err)
-	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
-	if !timedOut && u.host.Context().Err() == nil {
-		return err
+	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || u.host.Context().Err() != nil
+	if timedOut {
+		u.noteTimedOut()
 	}
+	if timedOut || sqlerr.Unreachable(err) {
+		return &Unavailable{err}
+	}
+	return err
+}
+
+func (u *Unit) noteTimedOut() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.use().timedOut = true
-	return &Unavailable{err}
 }
 
 // ofContext makes err the error of the context that ended, if one has: that of
 // BEGIN only knows that it was cancelled, and drivers have errors of their own
 // for it ("canceling statement due to user request").
-func (u *Unit) ofContext(ctx context.Context, err error) error {
+func (u *Unit) ofContext(ctx context.Context, s *Source, err error) error {
 	ended := cmp.Or(ctx.Err(), u.host.Context().Err())
-	switch {
-	case ended == nil:
+	if ended == nil {
 		return err
+	}
+	if why := u.needsOwnConnection(s); why != nil {
+		return fmt.Errorf("%w: %w", ended, why)
+	}
+	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return ended
 	}
@@ -139,6 +184,15 @@ func (u *Unit) Met(err error) {
 	defer u.mu.Unlock()
 	u.use().sawConflict = true
 }
+
+// Done ends what Begin began for a statement: the statement has returned.
+func (o Open) Done() { o.source.slot.Done() }
+
+// Key returns the key that the transaction was asked for by.
+func (o Open) Key() string { return o.source.Name() }
+
+// WarnOnce is Unit.WarnOnce.
+func (o Open) WarnOnce() bool { return o.unit.WarnOnce() }
 
 // Note remembers what the error of a statement says about the transaction, and
 // returns it. late is whether ctx had ended before the statement.

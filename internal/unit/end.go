@@ -22,16 +22,19 @@ func (u *Unit) Abandon() { _ = u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
 	if !u.startEnding() {
-		return u.Err()
+		return u.result()
 	}
 	var one [1]*txn.Slot
 	open := u.closeSlots(one[:0])
+	if commit {
+		u.waitForStatements(open)
+	}
 	commit = u.mayCommit(commit, len(open) > 0)
 	commit = u.endAll(open, commit)
 	for _, h := range u.lastHooks(open, commit) {
 		h.run()
 	}
-	return u.Err()
+	return u.result()
 }
 
 // startEnding reports whether there is anything to end.
@@ -60,6 +63,18 @@ func (u *Unit) closeSlots(open []*txn.Slot) []*txn.Slot {
 	return open
 }
 
+// waitForStatements waits for those that are under way: what their errors say
+// about the transactions counts. The wait ends with the unit's context, and then
+// nothing is committed.
+func (u *Unit) waitForStatements(open []*txn.Slot) {
+	ctx := u.host.Context()
+	for _, s := range open {
+		if s.Quiet(ctx, ctx) != nil {
+			return
+		}
+	}
+}
+
 // mayCommit returns whether what is open may be committed, and makes the unit
 // fail where it is for the client's leaving that it may not.
 func (u *Unit) mayCommit(commit, isOpen bool) bool {
@@ -77,16 +92,17 @@ func (u *Unit) mayCommit(commit, isOpen bool) bool {
 // gaveUp reports whether the program waited for a transaction in vain and then
 // answered nothing: an empty 200, or the nil of a Do, would be a lie.
 func (u *Unit) gaveUp() bool {
-	return u.ask(func(use *used) bool { return use.timedOut }) && !u.host.Answered()
+	return u.askUsed(func(use *used) bool { return use.timedOut }) && !u.host.Answered()
 }
 
-// endAll ends the open transactions in the order of their BEGINs, until one
-// fails: the rest are rolled back then. Observe is told when all have ended. It
-// returns whether all went as asked. The caller has the turns of the slots, or
-// has closed them.
+// endAll ends the open transactions, until one fails: the rest are rolled back
+// then. Those that end with ROLLBACK in any case come first, for one on the same
+// SQLite file would make the writer's COMMIT fail; then the others in the order of
+// their BEGINs. Observe is told when all have ended. It returns whether all went as
+// asked. The caller has the turns of the slots, or has closed them.
 func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	if len(open) > 1 {
-		slices.SortFunc(open, func(a, b *txn.Slot) int { return cmp.Compare(a.Number(), b.Number()) })
+		slices.SortFunc(open, inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
 	var one [1]txn.Result
@@ -109,6 +125,16 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		}
 	}
 	return commit
+}
+
+func inOrderOfEnds(a, b *txn.Slot) int {
+	switch first := a.EndsWithRollback(); {
+	case first == b.EndsWithRollback():
+		return cmp.Compare(a.Number(), b.Number())
+	case first:
+		return -1
+	}
+	return 1
 }
 
 // sourceOf returns the source that began the transaction of s.
@@ -139,7 +165,7 @@ func (u *Unit) rollBack(open []*txn.Slot) {
 // closed s.
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string) (r txn.Result) {
 	defer func() { r = u.noteEnd(s, at, committed) }() // also if a driver does not return
-	s.End(well)
+	s.End(u.host.Context(), well)
 	return r
 }
 
@@ -157,6 +183,9 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 		}
 		r.Err = sourceOf(s).CommitError(committed, ambiguous, r.Err)
 	}
+	if r.Outcome == txn.Ended {
+		u.noteUnknown(r.Err)
+	}
 	u.fail(at, r.Err)
 	return r
 }
@@ -165,6 +194,14 @@ func (u *Unit) noteCommitFailed() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.use().commitFailed = true
+}
+
+func (u *Unit) noteUnknown(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if use := u.use(); use.unknown == nil {
+		use.unknown = err
+	}
 }
 
 // observe tells who wants to know what became of a transaction.
@@ -226,8 +263,11 @@ func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Re
 	case s.slot.InSavepoint():
 		return r, nil, insideError("Rollback", s.Name())
 	}
-	if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil && commit {
-		return r, nil, u.refuse(at, s, err)
+	if commit {
+		err := s.slot.Quiet(ctx, u.host.Context())
+		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
+			return r, nil, u.refuse(at, s, err)
+		}
 	}
 	r = u.end(s.slot, at, commit, nil)
 	return r, u.takeHooks(s.slot), r.Err
@@ -291,11 +331,13 @@ func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, err error)
 			open = append(open, s)
 		}
 	}
+	for _, s := range open {
+		if err := s.Quiet(u.host.Context(), u.host.Context()); err != nil && commit {
+			return nil, err
+		}
+	}
 	if ok := u.endAll(open, commit); !ok && commit {
 		err = u.Err()
 	}
-	for _, s := range open {
-		hooks = append(hooks, u.takeHooks(s)...)
-	}
-	return hooks, err
+	return u.takeHooks(open...), err
 }

@@ -45,19 +45,20 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	return nil
 }
 
-// takeHooks takes the hooks of the transaction that has just ended in s. Those
-// registered in a savepoint that was rolled back are dropped.
-func (u *Unit) takeHooks(s *txn.Slot) (hooks []hook) {
-	fate, n := s.Last().Outcome, s.Ended()
+// takeHooks takes the hooks of the transactions that have just ended in the slots,
+// in the order of registration. Those registered in a savepoint that was rolled
+// back are dropped.
+func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	use := u.use()
 	use.hooks = slices.DeleteFunc(use.hooks, func(h hook) bool {
-		if h.source.slot != s || h.before >= n {
+		s := h.source.slot
+		if s == nil || !slices.Contains(slots, s) || h.before >= s.Ended() {
 			return false
 		}
 		if !h.inside.Undone(s) {
-			h.fate = fate
+			h.fate = s.Last().Outcome
 			hooks = append(hooks, h)
 		}
 		return true

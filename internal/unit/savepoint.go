@@ -36,7 +36,7 @@ func (u *Unit) Savepoint(ctx, bound context.Context, b Binding, fn func(context.
 // this is the next use, which begins a new one.
 func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, error) {
 	for {
-		o, err := u.Begin(ctx, bound, b, txn.ForCaller, nil)
+		o, err := u.Begin(ctx, bound, b, txn.ForSavepoint, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ type Source struct {
 	at     context.Context // of the registry that bound it
 	slot   *txn.Slot       // nil until Route has answered; the unit's mutex guards it until then
 	choice *choice         // nil if the binding has nothing to choose
+	waits  []*Source       // that who is being asked for this one waits for; the unit's mutex guards it
 }
 
 // choice is what Route and TxOptions have said.
@@ -118,7 +119,7 @@ func (u *Unit) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
 // asked once.
 func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 	c := s.choice
-	if err := c.turn.LockEither(ctx, u.host.Context()); err != nil {
+	if err := u.lockChoice(ctx, s); err != nil {
 		return u.beginFailed(ctx, s, err)
 	}
 	defer c.turn.Unlock()
@@ -134,7 +135,8 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 		return c.err
 	}
 	if opts && !c.opted {
-		chosen := txn.Chosen(s.AskTxOptions(ctx, at))
+		var chosen *sql.TxOptions
+		u.ask(ctx, s, func(ctx context.Context) { chosen = txn.Chosen(s.AskTxOptions(ctx, at)) })
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		c.opted, c.opts = true, chosen
@@ -145,7 +147,9 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 // route asks Route and keeps what it says, but for an error of a caller whose
 // context has ended, and after the end of the unit, when no slot is closed any more.
 func (u *Unit) route(ctx, at context.Context, s *Source) error {
-	db, err := s.AskRoute(ctx, at)
+	var db *sql.DB
+	var err error
+	u.ask(ctx, s, func(ctx context.Context) { db, err = s.AskRoute(ctx, at) })
 	if err == nil && db == nil {
 		err = errors.New("the Route returned no *sql.DB and no error")
 	}

@@ -21,6 +21,7 @@ package unit
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -31,18 +32,25 @@ import (
 type Host interface {
 	Context() context.Context              // the caller's: its end ends every wait
 	Outer() *Unit                          // the unit that this one is inside of, nil if there is none
+	Within() Within                        // how this one is inside of Outer
 	Retryable(err error) bool              // whether the same work may succeed when it is done again
 	Commits(status int, joined []any) bool // whether the answer is one to commit; joined is what Join was given
 	Answered() bool                        // whether the program has answered anything
+}
+
+// Within says how a unit is inside of another one.
+type Within struct {
+	Repeats bool // it runs again with each attempt at the outer one, by its nature: in Route, in AfterRollback
+	Waits   bool // the outer one waits for it: its context is that of the outer one, or of a function that it runs
 }
 
 // Binding is a key and its database, as the program has bound them.
 type Binding interface {
 	Name() string
 	Guarded() bool
-	Pool() (*sql.DB, *sql.Tx)       // both nil: Route tells
-	Chooses() (route, options bool) // which of the next two are to be asked
-	AskRoute(ctx, at context.Context) (*sql.DB, error)
+	Pool() (*sql.DB, *sql.Tx)                          // both nil: Route tells
+	Chooses() (route, options bool)                    // which of the next two are to be asked
+	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of who asks
 	AskTxOptions(ctx, at context.Context) *sql.TxOptions
 	Observed() bool
 	Observe(u *Unit, r txn.Result)
@@ -75,7 +83,9 @@ type Unit struct {
 // failure is why a unit of work fails.
 type failure struct {
 	err error
-	at  context.Context // of the handler that failed; nil: of the host itself
+	// only is whether nothing but the transactions fails: the answer stands.
+	only bool
+	at   context.Context // of the handler that failed; nil: of the host itself
 }
 
 // used is what a unit of work has used. Most use one key of one database: the
@@ -86,9 +96,11 @@ type used struct {
 	hooks   []hook  // in the order of registration
 	joined  []any   // in the order of Join
 
-	sawConflict  bool // by a statement, or a begin
-	timedOut     bool // a wait for a transaction
-	commitFailed bool // a COMMIT was tried, and failed
+	sawConflict  bool  // by a statement, or a begin
+	timedOut     bool  // a wait for a transaction
+	commitFailed bool  // a COMMIT was tried, and failed
+	warned       bool  // of a write in a read-only transaction
+	unknown      error // the first of a transaction that others have ended; nobody knows how
 
 	begins atomic.Int32
 
@@ -164,8 +176,24 @@ func (u *Unit) Fail(at context.Context, err error) error {
 
 func (u *Unit) fail(at context.Context, err error) {
 	if err != nil && u.failed.Load() == nil {
-		u.failed.CompareAndSwap(nil, &failure{err, at})
+		u.failed.CompareAndSwap(nil, &failure{err: err, at: at})
 	}
+}
+
+// RollbackOnly makes the unit roll back because of err, unless it has failed
+// already; what the program has answered stands.
+func (u *Unit) RollbackOnly(at context.Context, err error) error {
+	if u.Over() {
+		return txn.ErrFinished
+	}
+	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, only: true})
+	return nil
+}
+
+// AnswerStands reports whether the first failure was a RollbackOnly.
+func (u *Unit) AnswerStands() bool {
+	f := u.failed.Load()
+	return f != nil && f.only
 }
 
 // Err returns the first failure, nil if nothing has failed.
@@ -174,6 +202,22 @@ func (u *Unit) Err() error {
 		return f.err
 	}
 	return nil
+}
+
+// result returns the first failure and, if it is another, the end of a transaction
+// about which nobody knows how it was.
+func (u *Unit) result() error {
+	err := u.Err()
+	use := u.used.Load()
+	if use == nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if use.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
+		return err
+	}
+	return errors.Join(err, use.unknown)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
@@ -186,12 +230,16 @@ func (u *Unit) FailedAt() context.Context {
 }
 
 // Keep notes that something of u, and so of the units around it, stays: none of
-// them is run again.
+// them is run again. What is repeated with each attempt by its nature forbids none.
 func (u *Unit) Keep() {
-	for ; u != nil; u = u.host.Outer() {
+	for u != nil {
 		u.mu.Lock()
 		u.committed = true
 		u.mu.Unlock()
+		if u.host.Within().Repeats {
+			return
+		}
+		u = u.host.Outer()
 	}
 }
 
@@ -204,12 +252,14 @@ func (u *Unit) Committed() bool {
 }
 
 // SawConflict reports whether a statement, or a begin, met a conflict.
-func (u *Unit) SawConflict() bool { return u.ask(func(use *used) bool { return use.sawConflict }) }
+func (u *Unit) SawConflict() bool { return u.askUsed(func(use *used) bool { return use.sawConflict }) }
 
 // CommitFailed reports whether a COMMIT was tried, and failed.
-func (u *Unit) CommitFailed() bool { return u.ask(func(use *used) bool { return use.commitFailed }) }
+func (u *Unit) CommitFailed() bool {
+	return u.askUsed(func(use *used) bool { return use.commitFailed })
+}
 
-func (u *Unit) ask(what func(*used) bool) bool {
+func (u *Unit) askUsed(what func(*used) bool) bool {
 	use := u.used.Load()
 	if use == nil {
 		return false
@@ -217,6 +267,16 @@ func (u *Unit) ask(what func(*used) bool) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return what(use)
+}
+
+// WarnOnce reports whether it is the first call.
+func (u *Unit) WarnOnce() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.use()
+	first := !use.warned
+	use.warned = true
+	return first
 }
 
 // FirstKey returns the first key that was used, "" if none was.
