@@ -126,12 +126,12 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
-	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
+	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
 	s.state, s.cancel = beginning, cancel
 	return true
 }

@@ -250,7 +250,7 @@ func (s *Slot) endsWithRollback() bool {
 }
 
 // ReadOnly reports whether the open transaction, or the last one, was begun as a
-// read-only one.
+// read-only one. The caller has the turn, or has closed the slot.
 func (s *Slot) ReadOnly() bool { return s.opts != nil && s.opts.ReadOnly }
 
 // guarded reports whether the transaction is guarded by a savepoint. A test's

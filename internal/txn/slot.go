@@ -182,10 +182,12 @@ func (s *Slot) Open() bool {
 // Busy reports whether a transaction is open, or being begun, ended or nested.
 func (s *Slot) Busy() bool { return s.turn.Taken() || s.Open() }
 
-// Number is that of the open transaction in the order of the unit's BEGINs.
+// Number is that of the open transaction in the order of the unit's BEGINs. The
+// caller has the turn, or has closed the slot.
 func (s *Slot) Number() int32 { return s.number }
 
-// Opener returns who began the open transaction, or the last one.
+// Opener returns who began the open transaction, or the last one. The caller has
+// the turn, or has closed the slot; without, Last tells.
 func (s *Slot) Opener() Opener { return s.by }
 
 // Ended returns how many transactions have ended in s.

@@ -28,14 +28,15 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	ask := txn.Ask{
 		Opener:  s,
-		Options: s.options(),
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
 		Begins:  &u.used.Load().begins,
 	}
-	if why == txn.WithOptions {
+	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
+	} else {
+		ask.Options = s.options()
 	}
 	if tx := s.slot.TestTx(); tx != nil {
 		ask.Nest = u.nestOf(tx)
