@@ -59,7 +59,7 @@ func answerOf(err error) answer {
 
 // known is what else decides.
 type known struct {
-	late    bool // begun when its context had ended, or the slot was closed: database/sql rolls it back too
+	late    bool // BEGIN succeeded after its context was cancelled: database/sql rolls back too (Tx.awaitDone)
 	aborted bool // an earlier error may have ended it
 }
 
@@ -105,8 +105,8 @@ func (r Result) CommitFailed() bool {
 // ending is an end under way.
 type ending struct {
 	well  bool  // it is to be committed
-	late  bool  // database/sql rolls it back too
-	cause error // why it is rolled back, where it was not asked for
+	late  bool  // as in known
+	cause error // why it is rolled back, where that was not asked for
 
 	sent   sent
 	answer answer // to what was sent; none until the driver has returned
@@ -118,7 +118,9 @@ type ending struct {
 // closed the slot. What became of it is told by Last, also if the driver panics.
 func (s *Slot) End(well bool) { s.end(&ending{well: well}) }
 
-// end is the one way in which a transaction ends.
+// end is the one way in which a transaction ends. What became of it is noted, and
+// the turn at a test's transaction given back, also if the driver panics or exits
+// the goroutine: the deferred calls run from the last to the first.
 func (s *Slot) end(e *ending) {
 	var asked time.Time
 	if s.times != nil {
@@ -145,7 +147,7 @@ func (s *Slot) commit(e *ending) {
 	if s.guarded() {
 		if s.sendEnd(e, sentCheck); e.answer != done {
 			if e.answer != over {
-				_ = s.tx.Rollback()
+				_ = s.tx.Rollback() // gives the connection back; what became of the work stays unknown
 			}
 			return
 		}
@@ -180,14 +182,16 @@ func (s *Slot) exec(query string) error {
 	return err
 }
 
-// giveUp rolls back what is still open when a driver did not return.
+// giveUp rolls back when a driver did not return: after Guard's check, or in a
+// test's transaction, something is still open. Its answer does not count, since what
+// the statement before it did is not known.
 func (s *Slot) giveUp(e *ending) {
 	if e.answer == none {
 		_ = s.send(sentRollback)
 	}
 }
 
-// settle notes what became of the transaction.
+// settle notes what became of the transaction, and how long it took.
 func (s *Slot) settle(e *ending, asked time.Time) {
 	if s.times != nil {
 		s.times.Open, s.times.End = asked.Sub(s.times.Began), time.Since(asked)
@@ -198,6 +202,7 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 	}
 }
 
+// note writes down what became of the transaction, and that none is open.
 func (s *Slot) note(e *ending) {
 	tried := e.sent == sentCommit || e.sent == sentCheck
 	s.mu.Lock()
@@ -208,9 +213,9 @@ func (s *Slot) note(e *ending) {
 	case Committed:
 		s.stored = !s.endsWithRollback()
 	case Unknown:
-		s.stored = tried
+		s.stored = tried // a ROLLBACK that did not return stores nothing
 	default:
-		s.stored = s.outcome == Ended
+		s.stored = s.outcome == Ended // by a Commit, perhaps
 	}
 	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
 	s.ended++
@@ -224,7 +229,7 @@ func (s *Slot) why(e *ending, o Outcome) error {
 		return nil
 	case o == Ended:
 		return endedError(key)
-	case e.answer == none && !e.late:
+	case e.answer == none && !e.late: // a BEGIN that came too late has an error of its own
 		return fmt.Errorf("sqlreq: key %q: the transaction was given up, its end panicked", key)
 	case e.sent == sentCheck:
 		return fmt.Errorf("the transaction was ended by the server before COMMIT: %w", e.err)

@@ -11,13 +11,14 @@ import (
 )
 
 // testTx is a test's open transaction (Binding.Tx): the transactions of units are
-// savepoints of it. The slot's turn guards its fields.
+// savepoints of it. The slot's turn guards its fields; after Close they are those of
+// who closed the slot.
 type testTx struct {
-	tx     *sql.Tx
+	tx     *sql.Tx    // set by Init
 	name   string     // of the savepoint that is open, or was the last
-	nest   *turn.Turn // for what nests in the savepoint; read with the slot's mutex, too
-	within *turn.Turn // that of the savepoint around, if this one is nested
-	has    bool       // the turn at within or, if that is nil, at tx
+	nest   *turn.Turn // for units that nest in the savepoint; written before Slot.tx is set, and read with the slot's mutex while it is
+	within *turn.Turn // the turn in the savepoint of the unit around, if this one nests in it
+	has    bool       // this slot has the turn within or, if that is nil, the one at tx
 }
 
 // turns makes the units that share a test's transaction wait for each other,
