@@ -12,7 +12,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Open is a transaction as a use of a key found it.
+// Open is a transaction as a use of a key found it. It does not change.
 type Open struct {
 	Tx     *sql.Tx
 	unit   *Unit
@@ -82,10 +82,10 @@ func (u *Unit) firstSlot() *slot {
 func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	b, ok := err.(*txn.BeginError)
 	if !ok {
-		return err // what is open cannot be shared
+		return err // ErrFinished, or the transaction that is open is not for this use
 	}
 	if b.Result != nil {
-		u.observe(*b.Result)
+		u.observe(*b.Result) // BEGIN succeeded and was rolled back at once
 	}
 	return u.beginFailed(ctx, s, b.Err)
 }
@@ -143,13 +143,14 @@ func (u *Unit) Met(err error) {
 
 // Note remembers what the error of a statement says about the transaction, and
 // returns it. late is whether ctx had ended before the statement.
+// See txn.Slot.Note.
 func (o Open) Note(ctx context.Context, late bool, err error) error {
 	o.unit.Met(err)
 	o.source.slot.Note(ctx, o.Tx, late, err)
 	return err
 }
 
-// Gone looks into a statement's sql.ErrTxDone: nil means that the transaction was
+// Gone explains a statement's sql.ErrTxDone: nil means that the transaction was
 // ended by this library, so that the next use begins a new one.
 func (o Open) Gone(ctx context.Context) error {
 	err := o.source.slot.Gone(ctx, o.unit.host.Context(), o.Tx, o.source.Name())
