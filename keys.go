@@ -110,8 +110,8 @@ func New(bindings ...Binding) (*Registry, error) {
 	return reg, nil
 }
 
-// binding returns that of k, nil if there is none. Most use one database: its key
-// is not looked up.
+// binding returns the binding of k, nil if there is none. Most programs have one
+// database: DefaultKey is not looked up in the map.
 func (reg *Registry) binding(k Key) *binding {
 	if k == DefaultKey {
 		return reg.main
@@ -172,8 +172,8 @@ func (b *binding) RunHook(ctx context.Context, fn func(context.Context)) {
 	b.reg.protect(scopeOf(ctx).req, "a hook", func() { fn(ctx) })
 }
 
-// CommitError makes the error of a COMMIT that failed, or of nobody knows what,
-// one of the package's.
+// CommitError makes a *CommitError of the error of a COMMIT that failed, or whose
+// outcome is not known.
 func (b *binding) CommitError(committed []string, ambiguous bool, err error) error {
 	e := &CommitError{Key: b.Key, Ambiguous: ambiguous, Err: err}
 	for _, k := range committed {
@@ -189,7 +189,7 @@ type access struct {
 	keys  []Key // of With; nil: every key that is not OnDemand
 	every bool  // of Do: OnDemand ones too
 
-	closed bool // of a hook: the transactions are not its business any more
+	closed bool // in a hook, and in Observe: what would use a transaction returns ErrFinished
 }
 
 func (a *access) opens(b *binding) bool {
@@ -259,6 +259,8 @@ func (k Key) find(s *scope) (*scope, *binding, error) {
 	return k.findOutward(s)
 }
 
+// findOutward looks k up in the registries around. The first that binds it decides,
+// also if nobody opened it: a registry further out would be another database.
 func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	for c := s; c != nil; c = c.inUnit() {
 		b := c.access.reg.binding(k)
@@ -281,8 +283,9 @@ func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
-// use returns the scope of ctx, and what find returns there. Whether the unit of
-// work is over is seen when its lock is taken, unless there is an error already.
+// use returns the scope of ctx, and what find returns there. That the unit of work
+// is over is found out by package unit; it is asked here only where there is
+// another error already: ErrFinished says more.
 func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
@@ -296,10 +299,10 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	return s, c, b, err
 }
 
-// open returns the keys that a handler in s could use.
+// open returns the keys that a handler in s could use, for the text of an error.
 func (s *scope) open() []Key {
 	var keys []Key
-	hidden := make(map[Key]bool)
+	hidden := make(map[Key]bool) // bound by a registry further in
 	for c := s; c != nil; c = c.inUnit() {
 		for k, b := range c.access.reg.bindings {
 			for d := s; d != nil && !hidden[k]; d = d.inUnit() {
@@ -420,7 +423,7 @@ func run[T any](ctx context.Context, k Key, statement func(*sql.Tx) (T, error)) 
 		if err != nil {
 			return none, err
 		}
-		late := ctx.Err() != nil // it will not run then
+		late := ctx.Err() != nil // database/sql does not send the statement then
 		result, err := statement(o.Tx)
 		if err == nil {
 			return result, nil
@@ -428,8 +431,8 @@ func run[T any](ctx context.Context, k Key, statement func(*sql.Tx) (T, error)) 
 		if !errors.Is(err, sql.ErrTxDone) {
 			return none, o.Note(ctx, late, err)
 		}
-		// It did not run. If another goroutine has ended the transaction by Commit
-		// or Rollback meanwhile, this is the next use, which begins a new one.
+		// The statement was not sent. If another goroutine has ended the transaction
+		// by Commit or Rollback, this is the next use, which begins a new one.
 		if err := o.Gone(ctx); err != nil {
 			return none, err
 		}
@@ -457,7 +460,8 @@ func errorRow(err error) *sql.Row {
 // rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
 //
 // Inside a [Savepoint] it is an error, which changes nothing; when a context has
-// ended or the request has failed already, it is refused. Once COMMIT was sent no context can make a committed transaction look like a failed one.
+// ended or the request has failed already, it is refused. Once COMMIT was sent no
+// context can make a committed transaction look like a failed one.
 func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
 
 // Commit is the function [Commit] for another database.

@@ -38,7 +38,7 @@ func scopeOf(ctx context.Context) *scope {
 	return s
 }
 
-// host is whose unit of work it is: an attempt at a request, or at a Do.
+// host is what a unit of work belongs to: an attempt at a request, or at a Do.
 type host interface {
 	unit.Host
 	root() *scope // the outermost of the unit; its Context is the caller's
@@ -59,15 +59,16 @@ func (s *scope) outerUnit() *unit.Unit {
 // over reports whether the transactions of s are no longer to be used.
 func (s *scope) over() bool { return s.access.closed || s.unit.Over() }
 
-// after is s for a function that must not use the transactions any more.
+// after returns a scope inside of s for a hook or Observe, in which what would use a
+// transaction returns ErrFinished.
 func (s *scope) after(ctx context.Context) *scope {
 	a := *s.access
 	a.closed = true
 	return &scope{Context: ctx, outer: s, access: &a, unit: s.unit, req: s.req}
 }
 
-// inUnit returns the scope around s in the same unit of work, or nil: what is
-// outside of a Do is none of its business.
+// inUnit returns the scope around s in the same unit of work, nil if there is none:
+// a Do does not use the keys of the request around it, whose unit is another one.
 func (s *scope) inUnit() *scope {
 	if s.outer == nil || s.outer.unit != s.unit {
 		return nil
@@ -79,7 +80,9 @@ func (s *scope) inUnit() *scope {
 // middleware decides about it, this one only opens its keys.
 func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request) {
 	s, req := outer, r
-	if outer.req.URL != r.URL || !outer.entered(&m.access) { // stripped of a prefix, or with keys to open
+	// A scope of its own is needed where a prefix was stripped (http.StripPrefix makes
+	// a new URL), or where there are keys to open.
+	if outer.req.URL != r.URL || !outer.entered(&m.access) {
 		s = &scope{Context: r.Context(), outer: outer, access: &m.access, unit: outer.unit}
 		req = r.WithContext(s)
 		s.req = req
