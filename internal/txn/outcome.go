@@ -239,7 +239,8 @@ func (s *Slot) why(e *ending, o Outcome) error {
 	return e.cause // of a rollback that was asked for there is none
 }
 
-// Last returns what became of the transaction that was the last to end.
+// Last returns what became of the transaction that was the last to end. The caller
+// has the turn, or has closed the slot.
 func (s *Slot) Last() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -112,9 +112,10 @@ type Slot struct {
 	test *testTx // nil for a *sql.DB
 
 	// turn is held by who begins, ends or nests the transaction. It guards the
-	// following fields; after Close they are those of who closed the slot.
+	// following fields; after Close they are those of who closed the slot. by is
+	// written with mu as well, so that either is enough to read it.
 	turn   turn.Turn
-	by     Opener         // that began the transaction, the last one if none is open; written by startBegin, with mu, so that either is enough to read it
+	by     Opener         // that began the transaction, the last one if none is open; written by startBegin
 	opts   *sql.TxOptions // it was begun with; written by startBegin
 	times  *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number int32          // in the order of the unit's BEGINs; written by begun
@@ -193,9 +194,12 @@ func (s *Slot) Busy() bool { return s.turn.Taken() || s.Open() }
 // caller has the turn, or has closed the slot.
 func (s *Slot) Number() int32 { return s.number }
 
-// Opener returns who began the open transaction, or the last one. The caller has
-// the turn, or has closed the slot; without, Last tells.
-func (s *Slot) Opener() Opener { return s.by }
+// Opener returns who began the open transaction, or the last one.
+func (s *Slot) Opener() Opener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by
+}
 
 // Ended returns how many transactions have ended in s.
 func (s *Slot) Ended() uint32 {

@@ -272,7 +272,7 @@ func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
 	var slots []*txn.Slot
 	for s := u.firstSlot(); s != nil; s = s.next {
 		if s.InSavepoint() {
-			return nil, insideError("Hijack", s.Last().Opener.Name())
+			return nil, insideError("Hijack", s.Opener().Name())
 		}
 		slots = append(slots, &s.Slot)
 	}
