@@ -81,7 +81,8 @@ func (k Key) Handler(f TxFunc) http.Handler {
 // aheadLimit is how many bytes of a body TxFunc reads before it begins.
 const aheadLimit = 64 << 10
 
-// readAhead reads a small body into memory. An error is kept for who reads so far.
+// readAhead reads a small body into memory. An error comes back from the Read that
+// gets so far.
 func readAhead(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
@@ -256,10 +257,11 @@ func statusIn(err error) int {
 	return 0
 }
 
-// mark adds to the error of a unit what StatusCode needs to know: that the
-// context has ended, or that it met a conflict which only another request can
-// mend. Where something is committed, or may have had effects outside of the
-// database (Retry.When), nobody is told to come again.
+// mark adds to the error of a unit what StatusCode needs to know for a 503: that the
+// context has ended, or that the unit met a conflict which another request may not
+// meet. Where something is committed, or the work may have had effects outside of
+// the database (repeatable is false: Retry.When), a conflict stays a 500 without
+// Retry-After.
 func mark(u *unit.Unit, err error, repeatable bool) error {
 	switch {
 	case u.Committed() && isUnavailable(err):
@@ -347,7 +349,7 @@ func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, attempt 
 	ctx := r.Context()
 	client := ctx
 	if s := scopeOf(ctx); s != nil {
-		client = s.root().Context // a middleware in between may have cancelled its own
+		client = s.root().Context // a middleware in between may have cancelled one of its own
 	}
 	err = harmless(err)
 	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) && !MayHaveCommitted(err) {

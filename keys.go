@@ -113,8 +113,8 @@ func New(bindings ...Binding) (*Registry, error) {
 	return reg, nil
 }
 
-// binding returns that of k, nil if there is none. Most use one database: its key
-// is not looked up.
+// binding returns the binding of k, nil if there is none. Most programs have one
+// database: DefaultKey is not looked up in the map.
 func (reg *Registry) binding(k Key) *binding {
 	if k == DefaultKey {
 		return reg.main
@@ -187,8 +187,8 @@ func (b *binding) RunHook(ctx context.Context, fn func(context.Context)) {
 	b.reg.protect(s.req, "a hook", s.running(func() { fn(ctx) }))
 }
 
-// CommitError makes the error of a COMMIT that failed, or of nobody knows what,
-// one of the package's.
+// CommitError makes a *CommitError of the error of a COMMIT that failed, or whose
+// outcome is not known.
 func (b *binding) CommitError(committed []string, ambiguous bool, err error) error {
 	e := &CommitError{Key: b.Key, Ambiguous: ambiguous, Err: err}
 	for _, k := range committed {
@@ -281,6 +281,8 @@ func (k Key) find(s *scope) (*scope, *binding, error) {
 	return k.findOutward(s)
 }
 
+// findOutward looks k up in the registries around. The first that binds it decides,
+// also if nobody opened it: a registry further out would be another database.
 func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	for c := s; c != nil; c = c.inUnit() {
 		b := c.access.reg.binding(k)
@@ -303,8 +305,9 @@ func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
-// use returns the scope of ctx, and what find returns there. Whether the unit of
-// work is over is seen when its lock is taken, unless there is an error already.
+// use returns the scope of ctx, and what find returns there. That the unit of work
+// is over is found out by package unit; it is asked here only where there is
+// another error already: ErrFinished says more.
 func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
@@ -318,10 +321,10 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	return s, c, b, err
 }
 
-// open returns the keys that a handler in s could use.
+// open returns the keys that a handler in s could use, for the text of an error.
 func (s *scope) open() []Key {
 	var keys []Key
-	hidden := make(map[Key]bool)
+	hidden := make(map[Key]bool) // bound by a registry further in
 	for c := s; c != nil; c = c.inUnit() {
 		for k, b := range c.access.reg.bindings {
 			for d := s; d != nil && !hidden[k]; d = d.inUnit() {
@@ -446,8 +449,8 @@ func run[T any](ctx context.Context, k Key, why txn.Purpose, statement func(*sql
 		if err == nil || !errors.Is(err, sql.ErrTxDone) {
 			return result, err
 		}
-		// It did not run. If another goroutine has ended the transaction by Commit
-		// or Rollback meanwhile, this is the next use, which begins a new one.
+		// The statement was not sent. If another goroutine has ended the transaction
+		// by Commit or Rollback, this is the next use, which begins a new one.
 		if err := o.Gone(ctx); err != nil {
 			return result, err
 		}
@@ -512,7 +515,8 @@ func errorRow(err error) *sql.Row {
 // rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
 //
 // Inside a [Savepoint] it is an error, which changes nothing; when a context has
-// ended or the request has failed already, it is refused. Once COMMIT was sent no context can make a committed transaction look like a failed one.
+// ended or the request has failed already, it is refused. Once COMMIT was sent no
+// context can make a committed transaction look like a failed one.
 func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
 
 // Commit is the function [Commit] for another database.

@@ -38,7 +38,7 @@ func scopeOf(ctx context.Context) *scope {
 	return s
 }
 
-// host is whose unit of work it is: an attempt at a request, or at a Do.
+// host is what a unit of work belongs to: an attempt at a request, or at a Do.
 type host interface {
 	unit.Host
 	root() *scope // the outermost of the unit; its Context is the caller's
@@ -106,7 +106,9 @@ func (s *scope) inUnit() *scope {
 // middleware decides about it, this one only opens its keys.
 func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request) {
 	s, req := outer, r
-	if outer.req.URL != r.URL || !outer.entered(&m.access) { // stripped of a prefix, or with keys to open
+	// A scope of its own is needed where a prefix was stripped (http.StripPrefix makes
+	// a new URL), or where there are keys to open.
+	if outer.req.URL != r.URL || !outer.entered(&m.access) {
 		s = &scope{Context: r.Context(), outer: outer, access: &m.access, unit: outer.unit}
 		req = r.WithContext(s)
 		s.req = req

@@ -230,7 +230,7 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x := new(firstAttempt)
 	x.init(&m.access, outer, w, r, 1)
-	x.req = *r.WithContext(&x.scope) // which is inlined: its own copy stays on the stack
+	x.req = *r.WithContext(&x.scope) // WithContext is inlined: the copy that it makes stays on the stack
 	x.scope.req = &x.req
 	x.serve(m.next, w, r, nil)
 }
@@ -239,8 +239,8 @@ func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Together they have the largest size, 512 bytes, for which Go keeps the pointers
 // of an object in a bitmap beside it (runtime, minSizeForMallocHeader), so that a
 // request that asks for nothing pays for one small allocation. What is needed
-// seldom goes behind a pointer. The handler keeps pointers into it: it is never
-// used again.
+// seldom goes behind a pointer. There is no pool of them: what a handler has left
+// running may keep pointers into it.
 type firstAttempt struct {
 	req http.Request // comes first: runtime.SetFinalizer takes no other pointer
 	attempt
@@ -270,7 +270,8 @@ func (reg *Registry) holdLimit() int {
 	return reg.HoldLimit
 }
 
-// serveAttempts serves a request that may be run again. r stays as it arrived.
+// serveAttempts serves a request that may be run again. Each attempt gets a clone,
+// so that r stays as it arrived.
 func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.Request) {
 	t := newAttempts(&m.access.reg.Retry)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -357,8 +358,8 @@ func drop(w *held.Writer, state held.State) {
 func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again, abort bool) {
 	state := x.Seal()
 	err := x.unit.Finish(state.Status)
-	if t != nil && state.Held && t.again(&x.unit, state.Status, err) {
-		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
+	if t != nil && state.Held && t.shouldRetry(&x.unit, state.Status, err) {
+		x.Reset() // but no Close, which would let what this attempt has left running write to the next one's response
 		x.removeFiles(r)
 		return true, false
 	}
@@ -393,8 +394,9 @@ func (x *attempt) removeFiles(r *http.Request) {
 	}
 }
 
-// answer lets the ErrorHandler answer, by a writer that makes sure that silence
-// is no success.
+// answer lets the ErrorHandler answer. The status of a Write without WriteHeader is
+// that of err, and if the ErrorHandler writes nothing the default answer is given:
+// there is no 200 that nobody wrote.
 func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	at := x.failedAt()
 	reg := at.access.reg
@@ -573,18 +575,20 @@ func newAttempts(p *Retry) *attempts {
 	return t
 }
 
-// again reports whether a unit that has ended is to be run again, and waits
+// shouldRetry reports whether a unit that has ended is to be run again, and waits
 // before it says so. status is that of the response, 0 in a Do.
-func (t *attempts) again(u *unit.Unit, status int, err error) bool {
+func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 	conflict := err != nil && u.Host().Retryable(err)
-	// A plain handler, or one that hid the cause: the statements have told.
+	// A plain handler returns no error, and others may not wrap the cause: if the
+	// answer is one of 500 or more, a conflict that a statement met counts as its cause.
 	hidden := StatusCode(err) >= 500 || err == nil && status >= 500
 	conflict = conflict || hidden && u.SawConflict()
 	if !conflict || u.Committed() || !t.Left() {
 		return false
 	}
 	if t.body != nil {
-		// The view first: it keeps what still reads of this attempt from the body.
+		// The next view is made first: it cuts off this attempt's, of which a goroutine
+		// may still read, so that what Replayable says stays true.
 		t.view = t.body.View()
 		if !t.body.Replayable() {
 			return false
@@ -615,7 +619,7 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 		if err == nil {
 			return nil
 		}
-		if !t.again(&d.unit, 0, err) {
+		if !t.shouldRetry(&d.unit, 0, err) {
 			return mark(&d.unit, err, true)
 		}
 	}
@@ -623,7 +627,7 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 
 // doAttempt is an attempt at a Do.
 type doAttempt struct {
-	scope scope // its Context is the caller's, its request nil
+	scope scope // its Context is the caller's, its req nil
 	unit  unit.Unit
 }
 
@@ -655,7 +659,8 @@ func (d *doAttempt) Answered() bool { return false }
 
 func (d *doAttempt) root() *scope { return &d.scope }
 
-// protect runs a function of the program that must not harm the request.
+// protect runs a hook or Observe: a panic of it is logged, and changes nothing. r
+// is nil in a Do.
 func (reg *Registry) protect(r *http.Request, what string, fn func()) {
 	defer func() {
 		v := recover()

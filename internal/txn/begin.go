@@ -29,7 +29,7 @@ type Ask struct {
 	Options *sql.TxOptions // nil: the driver's defaults
 	Purpose Purpose
 	Timed   bool            // whether somebody wants the Times
-	Unit    context.Context // its end ends the wait too
+	Unit    context.Context // that of the unit: its end ends the wait too
 	Begins  *atomic.Int32   // counts the BEGINs of the unit
 	Nest    func() *Nest    // where a transaction in a test's is nested; nil, or a nil result: in the test's itself
 
@@ -92,8 +92,9 @@ func (s *Slot) shared(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// mayShare returns why a may not use the transaction that is open. The caller
-// has the turn.
+// mayShare returns why a may not use the transaction that is open, nil if it may.
+// The key that began it may in any case: its options may be those of BeginTx. The
+// caller has the turn.
 func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 	key := a.Opener.Name()
 	switch {
@@ -133,7 +134,8 @@ var errNotReturned = errors.New("sqlreq: the driver did not return")
 // database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
 // of a driver without SessionResetter, and pgx reports commits that happened as
 // cancelled. So BEGIN has a context of its own, which ctx and the unit's context
-// end only while there is something to wait for.
+// end only while there is something to wait for. It is not cancelled when BEGIN has
+// succeeded, which would end the transaction; it has no parent that keeps it.
 func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	if !s.startBegin(a, cancel) {
@@ -142,16 +144,16 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	}
 	start := a.now()
 	var stop, stopUnit func() bool
-	err = errNotReturned
+	err = errNotReturned // which stays if the driver panics
 	defer func() {
 		inTime := stop == nil || stop()
 		inTime = (stopUnit == nil || stopUnit()) && inTime
 		tx, err = s.finishBegin(a, err, start, inTime)
 	}()
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN
 	}
-	if ctx.Done() != a.Unit.Done() {
+	if ctx.Done() != a.Unit.Done() { // in most uses it is the same
 		if err := a.Unit.Err(); err != nil {
 			return nil, err
 		}
@@ -161,14 +163,14 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	return nil, s.sendBegin(own, a)
 }
 
-// startBegin reports whether a BEGIN may be sent, and notes that one is.
+// startBegin reports whether a BEGIN may be sent, and notes that one is under way.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
-	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
+	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
 	s.state, s.cancel = beginning, cancel
 	s.handedOut = false
 	return true
@@ -183,7 +185,7 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) error {
 	if err != nil {
 		return err
 	}
-	s.setTx(tx)
+	s.setTx(tx) // before anything else is sent: if that fails, finishBegin rolls back what is set
 	if !s.by.Guarded() {
 		return nil
 	}
@@ -202,7 +204,7 @@ func (s *Slot) setTx(tx *sql.Tx) {
 
 // finishBegin notes what came of a BEGIN, also of one that did not return. inTime
 // is whether no context has ended meanwhile. A transaction that has begun and that
-// nobody may have is rolled back: nobody else would end it.
+// nobody may use is rolled back here: nobody else would end it.
 func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sql.Tx, error) {
 	if a.Timed {
 		now := time.Now()
@@ -214,7 +216,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	}
 	refused := &BeginError{Key: a.Opener.Name(), Err: err}
 	if err == nil {
-		refused.Err = context.Canceled // too late
+		refused.Err = context.Canceled // package unit replaces it by the error of the context that has ended
 	}
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
@@ -222,13 +224,13 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 		refused.Result = &r
 	}
 	if s.isClosed() {
-		refused.Err = ErrFinished // and the wait was cancelled
+		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason
 	}
 	return nil, refused
 }
 
 // begun notes that BEGIN has returned, and reports whether the slot was closed
-// meanwhile. If not, the end of the unit sees to the transaction from now on.
+// meanwhile. If not, Close finds the transaction from now on, and who closes ends it.
 func (s *Slot) begun(a *Ask) (tx *sql.Tx, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -133,7 +133,9 @@ type ending struct {
 // driver panics.
 func (s *Slot) End(unit context.Context, well bool) { s.end(&ending{unit: unit, well: well}) }
 
-// end is the one way in which a transaction ends.
+// end is the one way in which a transaction ends. What became of it is noted, and
+// the turn at a test's transaction given back, also if the driver panics or exits
+// the goroutine: the deferred calls run from the last to the first.
 func (s *Slot) end(e *ending) {
 	var asked time.Time
 	if s.times != nil {
@@ -269,7 +271,7 @@ func (s *Slot) giveUp(e *ending) {
 	}
 }
 
-// settle notes what became of the transaction.
+// settle notes what became of the transaction, and how long it took.
 func (s *Slot) settle(e *ending, asked time.Time) {
 	if s.times != nil {
 		s.times.Open, s.times.End = asked.Sub(s.times.Began), time.Since(asked)
@@ -280,6 +282,7 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 	}
 }
 
+// note writes down what became of the transaction, and that none is open.
 func (s *Slot) note(e *ending) {
 	tried := e.sent == sentCommit || e.sent == sentCheck
 	s.mu.Lock()
@@ -295,9 +298,9 @@ func (s *Slot) note(e *ending) {
 	case Committed:
 		s.stored = !s.EndsWithRollback()
 	case Unknown:
-		s.stored = tried
+		s.stored = tried // a ROLLBACK that did not return stores nothing
 	default:
-		s.stored = s.outcome == Ended
+		s.stored = s.outcome == Ended // by a Commit, perhaps
 	}
 	if s.outcome == RolledBack && e.answer == lost {
 		s.unheard = e.err
@@ -350,7 +353,7 @@ func (s *Slot) EndsWithRollback() bool {
 }
 
 // ReadOnly reports whether the open transaction, or the last one, was begun as a
-// read-only one.
+// read-only one. The caller has the turn, or has closed the slot.
 func (s *Slot) ReadOnly() bool { return s.opts != nil && s.opts.ReadOnly }
 
 // guarded reports whether the transaction is guarded by a savepoint. A test's

@@ -20,12 +20,14 @@ const (
 
 // Savepoint is a savepoint of the open transaction of a slot.
 type Savepoint struct {
+	// Set by newSavepoint, only read from then on: no lock.
 	slot    *Slot
 	unit    context.Context
 	name    string
-	outer   *Savepoint     // around it in the same transaction
-	context *Savepoint     // the innermost one of any slot in the context that it was begun with
-	state   savepointState // guarded by slot.mu; written by Release and RollBack
+	outer   *Savepoint // around it in the same transaction
+	context *Savepoint // the innermost one of any slot in the context that it was begun with
+
+	state savepointState // guarded by slot.mu; from open to one of the others once, by end
 }
 
 type savepointKey struct{}
@@ -125,8 +127,9 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: Inside(ctx)}, true
 }
 
-// lock keeps others from the transaction. A savepoint is ended also if every
-// context has ended. When the slot is closed it has ended with the transaction.
+// lock keeps others from the transaction. No context ends the wait: a savepoint is
+// rolled back to also when all of them have ended. The error is ErrFinished: the
+// slot is closed, and the savepoint has ended with the transaction.
 func (sp *Savepoint) lock() error {
 	return sp.slot.Lock(context.Background(), context.Background())
 }
@@ -162,7 +165,8 @@ func (sp *Savepoint) Release(key string) error {
 }
 
 // RollBack ends sp and undoes what was done in it. If that fails the transaction
-// is aborted. One that the server may have ended is known to be sound when it succeeds.
+// is aborted. If it succeeds, a transaction that was aborted is open again: the
+// server still knew the savepoint, so it had not ended the transaction.
 func (sp *Savepoint) RollBack(key string) error {
 	if err := sp.lock(); err != nil {
 		return err

@@ -13,8 +13,9 @@
 //	│                                                    (an error may have ended
 //	└─ Close: in every state, once and for good           it: no statement runs)
 //
-// A slot that is closed begins nothing any more, and nobody but the one who
-// closed it ends what is open. A BEGIN that was under way ends itself.
+// A slot that is closed begins nothing any more, and what is open is ended by the
+// one who closed it, nobody else. A BEGIN that is under way is cancelled; if it
+// succeeds all the same, the goroutine that sent it rolls it back.
 //
 // # How a transaction ends
 //
@@ -60,11 +61,13 @@
 //
 // # Locks
 //
-// In this order: the turn at a test's transaction, the slot's turn, the slot's
-// mutex. The turns are held while a driver is waited for, by one function from
-// taking to giving back (that at a test's transaction belongs to the open
-// transaction, and is given back with it). The mutex is held for a few
-// instructions. The order of two slots' turns is that of their first use.
+// In this order: the slot's turn, the slot's mutex. The turn is held while a driver
+// is waited for, by one function from taking to giving back. The mutex is held for
+// a few instructions, and never while a driver or a program is called.
+//
+// The turn at a test's transaction is no lock but a thing that a unit has: it is
+// taken by BEGIN, with the slot's turn held, belongs to the open transaction and
+// is given back when that has ended.
 package txn
 
 import (
@@ -103,10 +106,10 @@ func endedError(key string) error {
 type state uint8
 
 const (
-	idle state = iota
-	beginning
+	idle      state = iota // none is open; the last one, if there was any, has ended
+	beginning              // BEGIN is under way
 	open
-	aborted
+	aborted // open, but an error may have ended it: only a rollback is left
 )
 
 // Opener is who begins a transaction: a key. Two of them are the same if they are equal.
@@ -118,18 +121,19 @@ type Opener interface {
 // Slot is where a unit of work has its transaction on one database. The zero
 // Slot has none: call Init. It may be used from several goroutines.
 type Slot struct {
-	// Set by Init.
+	// Set by Init, only read from then on: no lock.
 	db   *sql.DB
 	test *testTx // nil for a *sql.DB
 
-	// turn is held by who begins, ends or nests the transaction. Its holder alone
-	// writes the following fields; after Close, who closed the slot.
+	// turn is held by who begins, ends or nests the transaction. It guards the
+	// following fields; after Close they are those of who closed the slot. by is
+	// written with mu as well, so that either is enough to read it.
 	turn   turn.Turn
-	by     Opener         // that began the transaction, the last one if none is open
-	opts   *sql.TxOptions // it was begun with
-	times  *Times         // nil if nobody wants to know
-	number int32          // in the order of the unit's BEGINs
-	names  int32          // of savepoints used in the transaction
+	by     Opener         // that began the transaction, the last one if none is open; written by startBegin
+	opts   *sql.TxOptions // it was begun with; written by startBegin
+	times  *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
+	number int32          // in the order of the unit's BEGINs; written by begun
+	names  int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
 
 	mu        sync.Mutex         // guards what follows
 	state     state              // written by the turn's holder, and by Note: open to aborted
@@ -205,11 +209,16 @@ func (s *Slot) Open() bool {
 // Busy reports whether a transaction is open, or being begun, ended or nested.
 func (s *Slot) Busy() bool { return s.turn.Taken() || s.Open() }
 
-// Number is that of the open transaction in the order of the unit's BEGINs.
+// Number is that of the open transaction in the order of the unit's BEGINs. The
+// caller has the turn, or has closed the slot.
 func (s *Slot) Number() int32 { return s.number }
 
 // Opener returns who began the open transaction, or the last one.
-func (s *Slot) Opener() Opener { return s.by }
+func (s *Slot) Opener() Opener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by
+}
 
 // Ended returns how many transactions have ended in s.
 func (s *Slot) Ended() uint32 {
@@ -226,9 +235,9 @@ func (s *Slot) InSavepoint() bool {
 }
 
 // Close keeps everybody from the transaction for good, and reports whether one
-// is open: it is the caller's to end. A BEGIN under way is cancelled, and ends
-// itself when it sees that the slot is closed. Close waits for whoever is at the
-// transaction: a Commit, a Rollback, a Savepoint.
+// is open: it is the caller's to end. A BEGIN under way is cancelled and not waited
+// for: it may take long, and whoever sent it ends what it began. Close waits for a
+// Commit, a Rollback, and the begin or the end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
 	if s.shut() {
 		return false
@@ -315,8 +324,8 @@ func (s *Slot) abortedBy() error {
 	return s.reason
 }
 
-// Gone looks into a statement's sql.ErrTxDone on tx: nil means that it was ended
-// by this slot, so that the next use begins a new one.
+// Gone explains a statement's sql.ErrTxDone on tx: nil means that tx was ended by
+// this slot, so that the next use begins a new transaction.
 func (s *Slot) Gone(ctx, unit context.Context, tx *sql.Tx, key string) error {
 	if err := s.Lock(ctx, unit); err != nil {
 		return beginError(key, err)

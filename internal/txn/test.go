@@ -14,7 +14,8 @@ import (
 )
 
 // testTx is a test's open transaction (Binding.Tx): the transactions of units are
-// savepoints of it. The slot's turn guards its fields.
+// savepoints of it. The slot's turn guards its fields; after Close they are those of
+// who closed the slot.
 type testTx struct {
 	tx     *sql.Tx
 	name   string // of the savepoint that is open, or was the last

@@ -12,7 +12,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Open is a transaction as a use of a key found it.
+// Open is a transaction as a use of a key found it. It does not change.
 type Open struct {
 	Tx        *sql.Tx
 	RollsBack bool // it is read-only, and ends with ROLLBACK in any case
@@ -29,14 +29,15 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	ask := txn.Ask{
 		Opener:  s,
-		Options: s.options(),
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
 		Begins:  &u.used.Load().begins,
 	}
-	if why == txn.WithOptions {
+	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
+	} else {
+		ask.Options = s.options()
 	}
 	if tx := s.slot.TestTx(); tx != nil {
 		ask.Nest = func() *txn.Nest { return u.nestOf(tx) }
@@ -54,21 +55,32 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 // needsOwnConnection returns an error if s needs a connection, the only one of
 // its pool, that a unit around u has. If that waits for u, neither ever ends.
 func (u *Unit) needsOwnConnection(s *Source) error {
-	outer := u.host.Outer()
-	if outer == nil || s.slot == nil {
-		return nil
-	}
-	db := s.slot.DB()
-	if db == nil || s.slot.Open() || db.Stats().MaxOpenConnections != 1 {
+	outer, db := u.host.Outer(), s.slot.DB()
+	if outer == nil || db == nil || s.slot.Open() || db.Stats().MaxOpenConnections != 1 {
 		return nil
 	}
 	for ; outer != nil; outer = outer.host.Outer() {
 		if outer.has(db) {
-			return errors.New("the pool has one connection (MaxOpenConnections is 1), and the request, or Do, around this one has it; use its transaction, end that by Commit or Rollback before, allow more connections, or do it later (go reg.Do(context.WithoutCancel(ctx), ...))")
+			return &neverServed{}
 		}
 	}
 	return nil
 }
+
+// neverServed is the error of a wait for a connection that the unit around has.
+type neverServed struct {
+	ended error // of the context that has ended the wait; nil if there was none
+}
+
+func (n *neverServed) Error() string {
+	const why = "the pool has one connection (MaxOpenConnections is 1), and the request, or Do, around this one has it; use its transaction, end that by Commit or Rollback before, allow more connections, or do it later (go reg.Do(context.WithoutCancel(ctx), ...))"
+	if n.ended == nil {
+		return why
+	}
+	return n.ended.Error() + ": " + why
+}
+
+func (n *neverServed) Unwrap() error { return n.ended }
 
 // has reports whether u has a connection of db.
 func (u *Unit) has(db *sql.DB) bool {
@@ -116,12 +128,18 @@ func (u *Unit) firstSlot() *slot {
 func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	b, ok := err.(*txn.BeginError)
 	if !ok {
-		return err // what is open cannot be shared
+		return err // ErrFinished, or the transaction that is open is not for this use
 	}
 	if b.Result != nil {
-		u.observe(*b.Result)
+		u.observe(*b.Result) // BEGIN succeeded and was rolled back at once
 	}
-	return u.beginFailed(ctx, s, b.Err)
+	err = b.Err
+	if ended := cmp.Or(ctx.Err(), u.host.Context().Err()); ended != nil {
+		if why := u.needsOwnConnection(s); why != nil {
+			err = &neverServed{ended}
+		}
+	}
+	return u.beginFailed(ctx, s, err)
 }
 
 // beginFailed returns the error of a use for which there is no transaction,
@@ -130,7 +148,7 @@ func (u *Unit) beginFailed(ctx context.Context, s *Source, err error) error {
 	if err == txn.ErrFinished {
 		return err
 	}
-	err = &txn.BeginError{Key: s.Name(), Err: u.ofContext(ctx, s, err)}
+	err = &txn.BeginError{Key: s.Name(), Err: u.ofContext(ctx, err)}
 	u.Met(err)
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || u.host.Context().Err() != nil
 	if timedOut {
@@ -151,15 +169,14 @@ func (u *Unit) noteTimedOut() {
 // ofContext makes err the error of the context that ended, if one has: that of
 // BEGIN only knows that it was cancelled, and drivers have errors of their own
 // for it ("canceling statement due to user request").
-func (u *Unit) ofContext(ctx context.Context, s *Source, err error) error {
+func (u *Unit) ofContext(ctx context.Context, err error) error {
 	ended := cmp.Or(ctx.Err(), u.host.Context().Err())
 	if ended == nil {
 		return err
 	}
-	if why := u.needsOwnConnection(s); why != nil {
-		return fmt.Errorf("%w: %w", ended, why)
-	}
 	switch {
+	case errors.As(err, new(*neverServed)):
+		return err
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return ended
 	}
@@ -196,13 +213,14 @@ func (o Open) WarnOnce() bool { return o.unit.WarnOnce() }
 
 // Note remembers what the error of a statement says about the transaction, and
 // returns it. late is whether ctx had ended before the statement.
+// See txn.Slot.Note.
 func (o Open) Note(ctx context.Context, late bool, err error) error {
 	o.unit.Met(err)
 	o.source.slot.Note(ctx, o.Tx, late, err)
 	return err
 }
 
-// Gone looks into a statement's sql.ErrTxDone: nil means that the transaction was
+// Gone explains a statement's sql.ErrTxDone: nil means that the transaction was
 // ended by this library, so that the next use begins a new one.
 func (o Open) Gone(ctx context.Context) error {
 	err := o.source.slot.Gone(ctx, o.unit.host.Context(), o.Tx, o.source.Name())

@@ -24,7 +24,7 @@ func (u *Unit) finish(commit bool) error {
 	if !u.startEnding() {
 		return u.result()
 	}
-	var one [1]*txn.Slot
+	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
 	if commit {
 		u.waitForStatements(open)
@@ -78,7 +78,7 @@ func (u *Unit) waitForStatements(open []*txn.Slot) {
 // mayCommit returns whether what is open may be committed, and makes the unit
 // fail where it is for the client's leaving that it may not.
 func (u *Unit) mayCommit(commit, isOpen bool) bool {
-	commit = commit && u.Err() == nil
+	commit = commit && u.Err() == nil // a Commit that closeSlots waited for may have failed
 	gone := u.host.Context().Err()
 	if !commit || gone == nil {
 		return commit
@@ -108,7 +108,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	var one [1]txn.Result
 	results := one[:0]
 	defer func() {
-		if len(results) < len(open) { // a driver did not return
+		if len(results) < len(open) { // a driver did not return: its own transaction is noted, the rest are still open
 			u.rollBack(open[len(results)+1:])
 		}
 		for _, r := range results {
@@ -179,7 +179,7 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 		u.noteCommitFailed()
 		ambiguous := r.Outcome == txn.Unknown
 		if ambiguous {
-			u.takeHooks(s) // neither kind runs
+			u.takeHooks(s) // they are dropped: neither kind runs
 		}
 		r.Err = sourceOf(s).CommitError(committed, ambiguous, r.Err)
 	}
@@ -212,8 +212,8 @@ func (u *Unit) observe(r txn.Result) {
 }
 
 // EndNow commits the transaction of b, or rolls it back, and lets the unit go on.
-// With nothing open it does nothing. at is the context of the caller, bound that
-// of the registry that bound b.
+// With nothing open in the unit it does nothing, and asks no Route. at is the
+// context of the caller, bound that of the registry that bound b.
 func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) error {
 	if busy, err := u.busy(); !busy {
 		return err
@@ -245,8 +245,9 @@ func (u *Unit) busy() (bool, error) {
 	return false, nil
 }
 
-// endNow ends the transaction of s while it has the turn. The hooks are to be run
-// without it. The zero Result means that nothing was ended.
+// endNow ends the transaction of s while it has the turn. The hooks are for the
+// caller to run, without the turn: they may use the database. The zero Result means
+// that nothing was ended.
 func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, err error) {
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
 		if commit && err != txn.ErrFinished {
@@ -318,8 +319,8 @@ func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
 	return slots, nil
 }
 
-// endOpen ends what is open in the slots while it has their turns. The hooks it
-// returns are to be run without.
+// endOpen ends what is open in the slots while it has their turns. The hooks are
+// for the caller to run, without the turns.
 func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, err error) {
 	var open []*txn.Slot
 	for _, s := range slots {
@@ -337,7 +338,7 @@ func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, err error)
 		}
 	}
 	if ok := u.endAll(open, commit); !ok && commit {
-		err = u.Err()
+		err = u.Err() // a rollback that was asked for is no failure
 	}
 	return u.takeHooks(open...), err
 }

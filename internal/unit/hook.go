@@ -8,7 +8,8 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// hook is a function to be run after the end of a transaction.
+// hook is a function to be run after the end of a transaction. While it is in
+// used.hooks the unit's mutex guards it; then it belongs to who has taken it.
 type hook struct {
 	unit   *Unit
 	source *Source
@@ -17,7 +18,8 @@ type hook struct {
 	commit bool           // whether it is for a COMMIT or for a rollback
 	ctx    context.Context
 	fn     func(context.Context)
-	fate   txn.Outcome // of its transaction; set when it has ended
+
+	outcome txn.Outcome // of its transaction; Unknown until takeHooks or decide has set it
 }
 
 // AddHook registers fn to be run, with the context run, once after the transaction
@@ -58,7 +60,7 @@ func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 			return false
 		}
 		if !h.inside.Undone(s) {
-			h.fate = s.Last().Outcome
+			h.outcome = s.Last().Outcome
 			hooks = append(hooks, h)
 		}
 		return true
@@ -67,7 +69,7 @@ func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 }
 
 // lastHooks takes the hooks that are left when the unit has ended. Those of a slot
-// where nothing was open have the fate of the unit.
+// where nothing was open follow the outcome of the unit.
 func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -81,24 +83,28 @@ func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
 	return hooks
 }
 
+// decide sets the outcome of a hook that is left at the end of the unit. open are
+// the slots that had a transaction then, commit is how the unit has ended. The
+// caller holds the unit's mutex.
 func (h *hook) decide(open []*txn.Slot, commit bool) {
 	s := h.source.slot
 	switch {
 	case h.inside.Undone(s):
-		h.fate = txn.Unknown // neither kind runs
+		h.outcome = txn.Unknown // neither kind runs
 	case s != nil && slices.Contains(open, s):
-		h.fate = s.Last().Outcome
+		h.outcome = s.Last().Outcome
 	case commit:
-		h.fate = txn.Committed
+		h.outcome = txn.Committed
 	default:
-		h.fate = txn.RolledBack
+		h.outcome = txn.RolledBack
 	}
 }
 
-// run runs h if it is for the end that its transaction took. What an AfterCommit
-// function did must not be done again by a retry.
+// run runs h if it is for the outcome of its transaction; after an unknown one, or
+// an end through *sql.Tx, neither kind runs. What an AfterCommit function does must
+// not be done again by a retry, so the unit counts as committed before it runs.
 func (h *hook) run() {
-	switch h.fate {
+	switch h.outcome {
 	case txn.Committed:
 		if !h.commit {
 			return

@@ -9,7 +9,8 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Source is a key in a unit of work: where its transactions come from.
+// Source is a key in a unit of work: where its transactions come from. The unit's
+// mutex guards next, and slot until it is set.
 type Source struct {
 	Binding
 	next   *Source
@@ -19,13 +20,15 @@ type Source struct {
 	waits  []*Source       // that who is being asked for this one waits for; the unit's mutex guards it
 }
 
-// choice is what Route and TxOptions have said.
+// choice is what Route and TxOptions have said. Its fields are written with turn
+// and the unit's mutex held, so that either is enough to read them. What was asked
+// is not asked again: who has seen routed or opted needs no lock for what they said.
 type choice struct {
-	turn   turn.Turn      // held while they are asked
-	routed bool           // Route was asked; written with the unit's mutex, as all of these
+	turn   turn.Turn      // held while Route and TxOptions are asked
+	routed bool           // Route was asked, or there is none; from false to true once
 	err    error          // of Route
-	opted  bool           // TxOptions was asked
-	opts   *sql.TxOptions // what it said
+	opted  bool           // TxOptions was asked, or there is none; from false to true once
+	opts   *sql.TxOptions // what TxOptions said
 }
 
 // chosen reports whether all that is needed is known. The caller holds the unit's mutex.
@@ -83,7 +86,8 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 	return s, nil
 }
 
-// newSource adds a source behind the first. The caller holds u.mu.
+// newSource adds a source to the list, behind the first, which stays the first key
+// that was used (FirstKey). The caller holds u.mu.
 func (u *Unit) newSource() *Source {
 	use := u.use()
 	if use.sources == nil {
@@ -144,8 +148,9 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 	return nil
 }
 
-// route asks Route and keeps what it says, but for an error of a caller whose
-// context has ended, and after the end of the unit, when no slot is closed any more.
+// route asks Route and keeps what it says. An error is not kept if the context of
+// this use has ended: it may be the reason. After the end of the unit nothing is
+// kept, since nobody would close the new slot. The caller has the choice's turn.
 func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	var db *sql.DB
 	var err error
@@ -156,7 +161,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	if err != nil {
 		err = u.beginFailed(ctx, s, err)
 		if ctx.Err() != nil {
-			return err // the next one, with time left, asks again
+			return err // the next use asks Route again
 		}
 	}
 	u.mu.Lock()

@@ -6,16 +6,21 @@
 //
 //	running ──Finish, Abandon──▶ ending ──every transaction has ended──▶ ended
 //
-// While it is running, statements, Commit, Rollback and Savepoint are welcome,
-// and so are hooks. Finish closes every slot first (package txn), so that nothing
-// begins any more, then ends what is open, in the order of the BEGINs, and runs
-// the hooks at last. Public calls ask the state once, when they look their key up.
+// While it is running, statements, Commit, Rollback, Savepoint and hooks are
+// allowed. Finish closes every slot first (package txn), so that nothing begins any
+// more, then ends what is open, in the order of the BEGINs, then runs the hooks.
+// A unit that has used nothing is ended at once.
+//
+// A public call asks once. Fail, EndNow, AddHook and the first use of a key ask for
+// the state; a later use of the key learns it from its slot, which is closed.
 //
 // # Locks
 //
 // In this order: the turn at a source's choice, the turn of a slot, the unit's
 // mutex, a slot's mutex. The mutex is held for a few instructions; no function of
-// the program is called under it.
+// the program is called under it. Turns are held while Route and TxOptions, or a
+// driver, are waited for. EndOpen alone holds the turns of several slots: it takes
+// them in the order of the list used.slots.
 package unit
 
 import (
@@ -28,7 +33,8 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Host is whose unit of work it is.
+// Host is the attempt, at a request or at a Registry.Do, that a unit of work
+// belongs to.
 type Host interface {
 	Context() context.Context              // the caller's: its end ends every wait
 	Outer() *Unit                          // the unit that this one is inside of, nil if there is none
@@ -52,32 +58,33 @@ type Binding interface {
 	Chooses() (route, options bool)                    // which of the next two are to be asked
 	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of who asks
 	AskTxOptions(ctx, at context.Context) *sql.TxOptions
-	Observed() bool
-	Observe(u *Unit, r txn.Result)
-	RunHook(ctx context.Context, fn func(context.Context))
+	Observed() bool                                        // whether Observe is to be called
+	Observe(u *Unit, r txn.Result)                         // a panic of the program's function does not come out
+	RunHook(ctx context.Context, fn func(context.Context)) // the same
 	CommitError(committed []string, ambiguous bool, err error) error
 }
 
+// state is that of a unit; see the package comment.
 type state uint8
 
 const (
 	running state = iota
-	ending
-	ended
+	ending        // every slot is closed, or is being closed; transactions end
+	ended         // every transaction has ended; the hooks run, or have run
 )
 
 // Unit is a unit of work. It ends once. The zero Unit is not usable: call Init.
 // It may be used from several goroutines.
 type Unit struct {
-	host Host
+	host Host // set by Init, only read from then on: no lock
 
-	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once
-	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, with mu
+	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail
+	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, by use, with mu
 
 	mu        sync.Mutex // guards what follows, and what used holds
-	attempt   int32      // from 1; set by Init
-	state     state      // written by Finish
-	committed bool       // something is stored, or may be, or an AfterCommit function ran; from false to true once
+	attempt   int32      // from 1; set by Init, only read from then on: no lock; here it fills a gap (see sqlreq's firstAttempt)
+	state     state      // written by startEnding and lastHooks, only onward
+	committed bool       // something is stored, or may be, or an AfterCommit function ran; from false to true once, by Keep
 }
 
 // failure is why a unit of work fails.
@@ -89,12 +96,13 @@ type failure struct {
 }
 
 // used is what a unit of work has used. Most use one key of one database: the
-// first of each is part of it, the others follow. The unit's mutex guards it.
+// first of each is part of it, so that one allocation does for all. The unit's
+// mutex guards it, but for begins.
 type used struct {
-	sources *Source // the first
-	slots   *slot   // the first
-	hooks   []hook  // in the order of registration
-	joined  []any   // in the order of Join
+	sources *Source // a list: the first, then the others, the newest first; written by newSource
+	slots   *slot   // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	hooks   []hook  // in the order of registration; written by AddHook, takeHooks and lastHooks
+	joined  []any   // in the order of Join, which writes it
 
 	sawConflict  bool  // by a statement, or a begin
 	timedOut     bool  // a wait for a transaction
@@ -102,15 +110,16 @@ type used struct {
 	warned       bool  // of a write in a read-only transaction
 	unknown      error // the first of a transaction that others have ended; nobody knows how
 
-	begins atomic.Int32
+	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
-	firstSource Source
-	firstSlot   slot
+	firstSource Source // the memory of the first of sources
+	firstSlot   slot   // the memory of the first of slots
 }
 
+// slot is a txn.Slot in the unit's list.
 type slot struct {
-	txn.Slot
-	next *slot
+	txn.Slot       // has locks of its own
+	next     *slot // guarded by the unit's mutex while it is running; not written afterwards
 }
 
 // Init makes u the host's unit of work. Attempts count from 1.
@@ -124,7 +133,8 @@ func (u *Unit) Host() Host { return u.host }
 // Attempt returns what Init was given.
 func (u *Unit) Attempt() int { return int(u.attempt) }
 
-// use returns what the unit has used, made by the first use. The caller holds u.mu.
+// use returns what the unit has used, and makes it at the first use. The caller
+// holds u.mu.
 func (u *Unit) use() *used {
 	use := u.used.Load()
 	if use == nil {
