@@ -12,7 +12,9 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
@@ -148,32 +150,73 @@ func TestG4DriverPanicsAfterBegin(t *testing.T) {
 // A BEGIN that comes too late is rolled back. If that, or Observe, does not
 // return, the next use of the database begins anew all the same.
 func TestG4LateBeginWhoseEndDoesNotReturn(t *testing.T) {
-	tests := map[string]func(d *driverFake, reg *sqlreq.Registry){
-		"ROLLBACK panics": func(d *driverFake, _ *sqlreq.Registry) { d.rollback = driverOnce(func() { panic("driver") }) },
-		"Observe exits": func(_ *driverFake, reg *sqlreq.Registry) {
-			exit := driverOnce(runtime.Goexit)
-			reg.Observe = func(context.Context, sqlreq.Event) { exit() }
-		},
-	}
-	for name, prepare := range tests {
-		t.Run(name, func(t *testing.T) {
+	t.Run("ROLLBACK panics", func(t *testing.T) {
+		// database/sql rolls a late transaction back as well, and the first of the two
+		// sends the ROLLBACK: it is tried until that is the request.
+		for tries := 1; ; tries++ {
+			var panicked atomic.Bool
 			d := &driverFake{}
-			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
-			prepare(d, reg)
-			lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				ctx, cancel := context.WithCancel(r.Context())
-				d.begin = func(wait context.Context) {
-					cancel()
-					<-wait.Done()
+			once := driverOnce(func() {
+				if !driverByDatabaseSQL() {
+					panicked.Store(true)
+					panic("driver")
 				}
-				driverGone(func() { _, _ = sqlreq.Tx(ctx) })
-				d.begin = nil
-				if _, err := sqlreq.Tx(r.Context()); err != nil {
-					t.Errorf("the next use got %v", err)
-				}
-			})))
-			d.check(t, "BEGIN", "ROLLBACK", "BEGIN", "COMMIT")
-		})
+			})
+			lateBegin(t, d, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)}), once)
+			if panicked.Load() {
+				return
+			}
+			if tries == 10_000 {
+				t.Fatalf("the request sent no ROLLBACK in %d tries", tries)
+			}
+		}
+	})
+	t.Run("Observe exits", func(t *testing.T) {
+		d := &driverFake{}
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
+		exit := driverOnce(runtime.Goexit)
+		reg.Observe = func(context.Context, sqlreq.Event) { exit() }
+		lateBegin(t, d, reg, func() {})
+	})
+}
+
+// lateBegin serves a request whose first BEGIN succeeds when its context has
+// ended, and which uses the database again. rollback is called by each ROLLBACK.
+func lateBegin(t *testing.T, d *driverFake, reg *sqlreq.Registry, rollback func()) {
+	t.Helper()
+	rolledBack := make(chan struct{})
+	told := sync.OnceFunc(func() { close(rolledBack) })
+	d.rollback = func() { told(); rollback() }
+	lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		d.begin = func(wait context.Context) {
+			cancel()
+			<-wait.Done()
+		}
+		driverGone(func() { _, _ = sqlreq.Tx(ctx) })
+		d.begin = nil
+		<-rolledBack
+		if _, err := sqlreq.Tx(r.Context()); err != nil {
+			t.Errorf("the next use got %v", err)
+		}
+	})))
+	d.check(t, "BEGIN", "ROLLBACK", "BEGIN", "COMMIT")
+}
+
+// driverByDatabaseSQL reports whether the driver is called by the goroutine in
+// which database/sql waits for the end of a transaction's context. A panic there
+// ends the process.
+func driverByDatabaseSQL() bool {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs)])
+	for {
+		frame, more := frames.Next()
+		if frame.Function == "database/sql.(*Tx).awaitDone" {
+			return true
+		}
+		if !more {
+			return false
+		}
 	}
 }
 
@@ -285,7 +328,7 @@ func TestG1CommitPanicsAndTheHandlerRecovers(t *testing.T) {
 	for _, status := range []int{201, 404} {
 		d := &driverFake{commit: func() error { panic("driver") }}
 		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.open(t)})
-		reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: lifeNoBackoff, Retryable: func(error) bool { return true }}
+		reg.Retry = sqlreq.Retry{Attempts: 3, Within: time.Hour, Backoff: lifeNoBackoff, Retryable: func(error) bool { return true }}
 		var got *sqlreq.CommitError
 		var log lifeLog
 		reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {

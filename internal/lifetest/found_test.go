@@ -92,19 +92,21 @@ var foundUses = map[string]func(context.Context) error{
 }
 
 // foundEnds calls f, which may exit its goroutine, and returns what it panicked with.
-func foundEnds(t testing.TB, f func()) (panicked any) {
-	t.Helper()
+func foundEnds(f func()) (panicked any) {
 	over := make(chan any, 1)
 	go func() {
 		defer func() { over <- recover() }()
 		f()
 	}()
-	select {
-	case panicked = <-over:
-	case <-time.After(time.Minute):
-		t.Fatal("the request hangs")
+	return <-over
+}
+
+// foundPool waits until somebody waits for a connection, which the pool tells
+// only those who ask.
+func foundPool(db *sql.DB, waits int64) {
+	for db.Stats().WaitCount < waits {
+		runtime.Gosched()
 	}
-	return panicked
 }
 
 // foundTwo checks that the use and the Commit beside it had a transaction each.
@@ -207,11 +209,7 @@ func TestG7BeginUnderWayAtTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			foundBeginAtTheEnd(t, db, use, func() { // the pool tells only those who ask
-				for end := time.Now().Add(time.Minute); db.Stats().WaitCount == 0 && time.Now().Before(end); {
-					runtime.Gosched()
-				}
-			})
+			foundBeginAtTheEnd(t, db, use, func() { foundPool(db, 1) })
 		})
 	}
 }
@@ -263,7 +261,7 @@ func TestG4ObserveExitsDuringCommit(t *testing.T) {
 	db := sqlreqtest.OpenDB(t)
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
 	reg.Observe = func(context.Context, sqlreq.Event) { runtime.Goexit() }
-	foundEnds(t, func() {
+	foundEnds(func() {
 		lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			lifeExec(t, r.Context(), sqlreqtest.Main, sqlreqtest.InsertWork)
 			_ = sqlreq.Commit(r.Context())
@@ -280,7 +278,7 @@ func TestG4ObserveExitsAtTheEndOfTwoKeys(t *testing.T) {
 	a, b := sqlreqtest.OpenDB(t), sqlreqtest.OpenDB(t)
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Key: "a", DB: a}, sqlreq.Binding{Key: "b", DB: b})
 	reg.Observe = func(context.Context, sqlreq.Event) { runtime.Goexit() }
-	foundEnds(t, func() {
+	foundEnds(func() {
 		lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			lifeExec(t, r.Context(), "a", sqlreqtest.InsertWork)
 			lifeExec(t, r.Context(), "b", sqlreqtest.InsertWork)
@@ -296,7 +294,7 @@ func TestG4ObserveExitsAtTheEndOfTwoKeys(t *testing.T) {
 func TestG4DriverPanicsInCommit(t *testing.T) {
 	db := lifeOpen(t, &lifeFaults{commit: func() error { panic("driver") }})
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
-	panicked := foundEnds(t, func() {
+	panicked := foundEnds(func() {
 		lifeDo(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			lifeExec(t, r.Context(), sqlreqtest.Main, sqlreqtest.InsertWork)
 			_ = sqlreq.Commit(r.Context())
@@ -440,7 +438,6 @@ func foundAsk(t testing.TB, srv *httptest.Server, version string) (head string, 
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(conn, "GET / HTTP/"+version+"\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -547,7 +544,7 @@ func TestG9ConflictThatWasDealtWith(t *testing.T) {
 				return nil
 			}})
 			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
-			reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: lifeNoBackoff}
+			reg.Retry = sqlreq.Retry{Attempts: 3, Within: time.Hour, Backoff: lifeNoBackoff}
 			runs := 0
 			rec := lifeDo(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 				runs++
@@ -602,12 +599,35 @@ func TestG8RouteUnderWayAtTheEnd(t *testing.T) {
 	lifeIdle(t, routed)
 }
 
+// foundDeadline is a context whose deadline passes when done is closed.
+type foundDeadline struct {
+	context.Context
+	done chan struct{}
+}
+
+func (d *foundDeadline) Done() <-chan struct{} { return d.done }
+
+func (d *foundDeadline) Err() error {
+	select {
+	case <-d.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 // Who waited once for the pool in vain has waited long enough.
 func TestG9WaitForThePoolIsNotRunAgain(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	var waits int64
 	wait := func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
-		defer cancel()
-		return foundStatements["ExecContext"](ctx)
+		waits++
+		expiring := &foundDeadline{ctx, make(chan struct{})}
+		go func() {
+			foundPool(db, waits)
+			close(expiring.done)
+		}()
+		return foundStatements["ExecContext"](expiring)
 	}
 	handlers := map[string]struct {
 		serve func(w http.ResponseWriter, r *http.Request) error
@@ -624,7 +644,6 @@ func TestG9WaitForThePoolIsNotRunAgain(t *testing.T) {
 			return sqlreqtest.ErrTest
 		}, 500},
 	}
-	db := sqlreqtest.OpenDB(t)
 	db.SetMaxOpenConns(1)
 	conn, err := db.Conn(context.Background())
 	if err != nil {
@@ -633,7 +652,7 @@ func TestG9WaitForThePoolIsNotRunAgain(t *testing.T) {
 	defer conn.Close()
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
 	yes := func(err error) bool { return !errors.Is(err, sqlreqtest.ErrTest) }
-	reg.Retry = sqlreq.Retry{Attempts: 3, Retryable: yes, Backoff: lifeNoBackoff}
+	reg.Retry = sqlreq.Retry{Attempts: 3, Within: time.Hour, Retryable: yes, Backoff: lifeNoBackoff}
 	for name, tt := range handlers {
 		runs := 0
 		rec := lifeDo(reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {

@@ -169,7 +169,7 @@ func (x *world) registry(i int) *sqlreq.Registry {
 			_, _ = fmt.Fprintf(w, "custom %d", i)
 		}
 	}
-	reg.Retry = sqlreq.Retry{Attempts: a.attempts, BodyLimit: bodyLimit, Backoff: func(int) time.Duration { return 0 }}
+	reg.Retry = sqlreq.Retry{Attempts: a.attempts, Within: time.Hour, BodyLimit: bodyLimit, Backoff: func(int) time.Duration { return 0 }}
 	if a.never {
 		reg.Retry.When = func(*http.Request) bool { return false }
 	}
