@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +148,28 @@ func TestG4LoggerAttributes(t *testing.T) {
 			if all[0].Level != slog.LevelError || attrs["method"].String() != "POST" || attrs["path"].String() != "/path" ||
 				attrs["key"].String() != string(tt.key) || attrs["attempt"].Int64() != tt.attempt || !is {
 				t.Errorf("got %v %v", all[0].Level, attrs)
+			}
+		})
+	}
+}
+
+// A COMMIT that failed is somebody's fault, also if its client has gone meanwhile.
+func TestG4LogOfACommitWhoseClientHasGone(t *testing.T) {
+	for name, explicit := range map[string]bool{"at the end": false, "explicit": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, leave := context.WithCancel(context.Background())
+			d := &fakedb.DB{Commit: func() error { leave(); return sqlreqtest.ErrTest }}
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+			var log sqlreqtest.Recorder
+			reg.Logger = log.Logger()
+			sqlreqtest.Ask(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
+				if explicit {
+					_ = sqlreq.Commit(r.Context())
+				}
+			})), httptest.NewRequest("POST", "/", nil).WithContext(ctx))
+			if all := log.Records(); len(all) != 1 || all[0]["level"] != "ERROR" || !strings.Contains(all[0]["err"], "commit") {
+				t.Errorf("got %v, want one record of the commit at level ERROR", all)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -417,5 +418,142 @@ func TestG4SavepointOfAnEndedTransaction(t *testing.T) {
 	})))
 	if rec.Code != 500 || events.Events() != "main Ended 1" {
 		t.Errorf("got %d, events %q", rec.Code, events.Events())
+	}
+}
+
+// The inner one decides about its part only when it returns: the outer cannot
+// release it before, nor can the request commit.
+func TestG4SavepointReturnsBeforeTheInnerOne(t *testing.T) {
+	tests := map[string]struct {
+		outer, inner error
+		stmt         string // that ends the inner one
+	}{
+		"released":            {nil, nil, "RELEASE SAVEPOINT sqlreq_2"},
+		"inner rolled back":   {nil, sqlreqtest.ErrTest, "ROLLBACK TO SAVEPOINT sqlreq_2"},
+		"outer is to go back": {sqlreqtest.ErrTest, nil, "RELEASE SAVEPOINT sqlreq_2"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			d := &fakedb.DB{}
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+			inside, goOn, inner := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+			err := reg.Do(t.Context(), func(ctx context.Context) error {
+				err := sqlreq.Savepoint(ctx, func(ctx context.Context) error {
+					go func() {
+						inner <- sqlreq.Savepoint(ctx, func(ctx context.Context) error {
+							close(inside)
+							<-goOn
+							sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
+							return tt.inner
+						})
+					}()
+					<-inside
+					return tt.outer
+				})
+				if err == nil || !strings.Contains(err.Error(), "has not returned yet") {
+					t.Errorf("the outer one: got %v, want that the inner one has not returned", err)
+				}
+				close(goOn)
+				if err := <-inner; !errors.Is(err, tt.inner) || (err == nil) != (tt.inner == nil) {
+					t.Errorf("the inner one: got %v, want %v", err, tt.inner)
+				}
+				return nil
+			})
+			if err == nil || !strings.Contains(err.Error(), "Savepoint is still open") {
+				t.Errorf("got %v, want that the outer one is still open", err)
+			}
+			d.Check(t, "BEGIN", "SAVEPOINT sqlreq_1", "SAVEPOINT sqlreq_2", "INSERT", tt.stmt, "ROLLBACK")
+		})
+	}
+}
+
+// overtaken is the log of a transaction that has a savepoint with one statement.
+var overtaken = regexp.MustCompile(`BEGIN, SAVEPOINT sqlreq_\d+, INSERT, RELEASE SAVEPOINT sqlreq_\d+, COMMIT`)
+
+// A Savepoint that another goroutine's Commit overtakes is the next use, which
+// begins anew: it lies in one transaction, with its statements.
+func TestG4SavepointOvertakenByACommit(t *testing.T) {
+	for round := range 500 {
+		d := &fakedb.DB{}
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+		err := reg.Do(t.Context(), func(ctx context.Context) error {
+			var all sync.WaitGroup
+			for range 2 {
+				all.Go(func() {
+					if _, err := sqlreq.Tx(ctx); err != nil {
+						t.Errorf("round %d: Tx: %v", round, err)
+					}
+					if err := sqlreq.Commit(ctx); err != nil && !strings.Contains(err.Error(), "inside a Savepoint") {
+						t.Errorf("round %d: Commit: %v", round, err)
+					}
+				})
+			}
+			err := sqlreq.Savepoint(ctx, func(ctx context.Context) error {
+				_, err := sqlreqtest.Main.ExecContext(ctx, "INSERT")
+				return err
+			})
+			all.Wait()
+			return err
+		})
+		if log := strings.Join(d.Log(), ", "); err != nil || !overtaken.MatchString(log) {
+			t.Errorf("round %d: got %v and %s; want a match of %s", round, err, log, overtaken)
+		}
+		d.CheckClean(t)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// While another goroutine's SAVEPOINT is on its way, nothing commits under it.
+func TestG4EndMeetsASavepoint(t *testing.T) {
+	ends := map[string]func(http.ResponseWriter, *http.Request) error{
+		"Commit":   func(_ http.ResponseWriter, r *http.Request) error { return sqlreq.Commit(r.Context()) },
+		"Rollback": func(_ http.ResponseWriter, r *http.Request) error { return sqlreq.Rollback(r.Context()) },
+		"Hijack": func(w http.ResponseWriter, _ *http.Request) error {
+			_, _, err := http.NewResponseController(w).Hijack()
+			return err
+		},
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			point := fakedb.NewPoint()
+			d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
+				if strings.HasPrefix(q, "SAVEPOINT") {
+					point.Wait()
+				}
+				return nil
+			}}
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+			reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
+				ended, savepoint := make(chan error, 1), make(chan error, 1)
+				over := make(chan struct{})
+				go func() {
+					savepoint <- sqlreq.Savepoint(r.Context(), func(context.Context) error { <-over; return nil })
+				}()
+				point.Reached()
+				asking := make(chan struct{})
+				go func() {
+					close(asking)
+					ended <- end(w, r)
+				}()
+				<-asking
+				for range 1000 { // it is refused whenever it comes; if it were not, it shall come while SAVEPOINT is on its way
+					runtime.Gosched()
+				}
+				point.Release()
+				if err := <-ended; err == nil {
+					t.Error("it was not refused")
+				}
+				close(over)
+				if err := <-savepoint; err != nil && name != "Hijack" { // which can only roll back by then
+					t.Errorf("Savepoint: %v", err)
+				}
+				if n := d.Count("COMMIT"); n != 0 {
+					t.Errorf("%d COMMITs under a Savepoint", n)
+				}
+			})).ServeHTTP(hijackable{httptest.NewRecorder()}, httptest.NewRequest("POST", "/", nil))
+		})
 	}
 }

@@ -19,10 +19,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/DATA-DOG/go-sqlmock"
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 )
 
 // testTx is the transaction of a test, rolled back at its end.
@@ -316,4 +318,31 @@ func TestG6BindingTxMisuse(t *testing.T) {
 			t.Errorf("binding %d has two databases, and no error", i)
 		}
 	}
+}
+
+// The turn at the test's transaction is given back also if the end panics.
+func TestG6BindingTxTurnAfterAReleaseThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which tells if the second one waits for ever
+		panics := once(func() { panic("driver") })
+		d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
+			if strings.HasPrefix(q, "RELEASE") {
+				panics()
+			}
+			return nil
+		}}
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, d.Open(t))})
+		use := func(ctx context.Context) error {
+			_, err := sqlreqtest.Main.ExecContext(ctx, "INSERT")
+			return err
+		}
+		if got := sqlreqtest.Panicked(func() { _ = reg.Do(context.Background(), use) }); got != "driver" {
+			t.Errorf("got panic %v, want the driver's", got)
+		}
+		if err := reg.Do(context.Background(), use); err != nil {
+			t.Errorf("the next one got %v", err)
+		}
+		if n := d.Count("INSERT"); n != 2 {
+			t.Errorf("%d of them ran, want 2", n)
+		}
+	})
 }

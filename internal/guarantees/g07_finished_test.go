@@ -13,10 +13,15 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+	"unsafe"
+	"weak"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
@@ -343,5 +348,105 @@ func TestG7BeginEndsWithTheRequest(t *testing.T) {
 			}
 		})).ServeHTTP(rec, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
 		d.CheckLog(t, want...)
+	}
+}
+
+// Who waits for another goroutine's BEGIN waits no longer than the request, also
+// with a context that lives on.
+func TestG7WaiterEndsWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // which tells if it waits for ever
+		point := fakedb.NewPoint()
+		d := &fakedb.DB{Begin: func(context.Context) error { point.Wait(); return nil }}
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+		ctx, leave := context.WithCancel(context.Background())
+		defer leave()
+		reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			beginner, waiter := make(chan error, 1), make(chan error, 1)
+			begin := func(got chan error) {
+				_, err := sqlreq.Tx(context.WithoutCancel(r.Context()))
+				got <- err
+			}
+			go begin(beginner)
+			point.Reached()
+			go begin(waiter)
+			synctest.Wait()
+			leave()
+			if err := <-waiter; !errors.Is(err, context.Canceled) {
+				t.Errorf("the waiter got %v, want that the request was cancelled", err)
+			}
+			point.Release()
+			if err := <-beginner; !errors.Is(err, context.Canceled) {
+				t.Errorf("the beginner got %v, want that the request was cancelled", err)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+		sqlreqtest.Until(func() bool { return d.Counts().Open == 0 })
+		d.CheckLog(t, "BEGIN", "ROLLBACK")
+	})
+}
+
+// countedBody counts its Reads.
+type countedBody struct {
+	io.Reader
+	reads int
+}
+
+func (c *countedBody) Close() error { return nil }
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	c.reads++
+	return c.Reader.Read(p)
+}
+
+// Neither what is left of the body nor what was kept of it for another attempt.
+func TestG7BodyAfterTheRequest(t *testing.T) {
+	for _, size := range []int{0, 2, 4} {
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+		reg.Retry = sqlreqtest.Retries(3)
+		body := &countedBody{Reader: strings.NewReader("body")}
+		var kept io.Reader
+		runs := 0
+		h := reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			kept = r.Body
+			if runs++; runs == 1 { // so that there is something to replay
+				_, _ = io.ReadFull(r.Body, make([]byte, size))
+				return sqlreqtest.Conflict{}
+			}
+			return nil
+		}))
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Body = body
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		reads := body.reads
+		if n, err := kept.Read(make([]byte, 4)); n != 0 || err == nil || err == io.EOF || body.reads != reads {
+			t.Errorf("%d bytes read before: got %d, %v and %d Reads of the body, want an error and none", size, n, err, body.reads-reads)
+		}
+	}
+}
+
+// Nothing that sqlreq keeps for the next response holds a header value of the
+// last one: it may be a secret, or large.
+func TestG7HeaderValuesAfterTheRequest(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // one collection, which does not empty a sync.Pool
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+	var values []weak.Pointer[[1 << 10]byte]
+	value := func() string {
+		b := new([1 << 10]byte)
+		values = append(values, weak.Make(b))
+		return unsafe.String(&b[0], len(b))
+	}
+	h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Inside", value())
+		w.WriteHeader(201)
+		_, _ = io.WriteString(w, "held")
+	}))
+	sqlreqtest.Panicked(func() { // in a goroutine of its own, with nothing left on the stack
+		w := &nullWriter{http.Header{"X-Outside": {value()}}}
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	})
+	runtime.GC()
+	for i, v := range values {
+		if v.Value() != nil {
+			t.Errorf("value %d of %d is still there", i+1, len(values))
+		}
 	}
 }

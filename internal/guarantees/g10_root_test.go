@@ -4,8 +4,10 @@
 package guarantees
 
 import (
+	"io"
 	"net/http"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
@@ -22,5 +24,22 @@ func TestG10FinalizerOfTheRequest(t *testing.T) {
 	})))
 	if rec.Code != 200 {
 		t.Errorf("got %d", rec.Code)
+	}
+}
+
+// What was written before does not count for the length of the answer that
+// replaces it.
+func TestG10ReplacedAnswerIsWhole(t *testing.T) {
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+	srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 100))
+		w.Header().Set("Content-Length", "5")
+		w.WriteHeader(500)
+		if n, err := io.WriteString(w, "sorry"); n != 5 || err != nil {
+			t.Errorf("wrote %d bytes, %v; want 5", n, err)
+		}
+	})))
+	if code, body, err := sqlreqtest.Get(t, srv.URL); code != 500 || body != "sorry" || err != nil {
+		t.Errorf("got %d %q %v, want 500 and the whole answer", code, body, err)
 	}
 }

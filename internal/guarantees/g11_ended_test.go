@@ -16,7 +16,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/DATA-DOG/go-sqlmock"
@@ -336,4 +339,61 @@ func TestG11StatementFailsWithAnUncomparableError(t *testing.T) {
 	if err := mock.ExpectationsWereMet(); rec.Code != 500 || err != nil {
 		t.Errorf("got %d, %v", rec.Code, err)
 	}
+}
+
+// lateError is an error of a statement which, when sqlreq looks at it for the
+// first time, lets another goroutine act.
+type lateError struct{ act func() }
+
+func (e *lateError) Error() string { return "interrupted" }
+
+func (e *lateError) Is(error) bool {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs)])
+	for frame, more := frames.Next(); more; frame, more = frames.Next() {
+		if strings.HasPrefix(frame.Function, "database/sql.") {
+			return false // the statement has not returned yet
+		}
+	}
+	e.act()
+	return false
+}
+
+// The context of a statement has ended, and with it perhaps the transaction. What
+// is known of it concerns that transaction, not the one which is open by then.
+func TestG11LateErrorOfTheTransactionBefore(t *testing.T) {
+	var cancel context.CancelFunc
+	late := &lateError{}
+	d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
+		if q == "UPDATE" {
+			cancel()
+			return late
+		}
+		return nil
+	}}
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+	rec := sqlreqtest.Do(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var ctx context.Context
+		ctx, cancel = context.WithCancel(r.Context())
+		late.act = sync.OnceFunc(func() {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if err := sqlreq.Rollback(r.Context()); err != nil {
+					t.Errorf("Rollback: %v", err)
+				}
+				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
+			}()
+			<-done
+		})
+		if _, err := sqlreqtest.Main.ExecContext(ctx, "UPDATE"); !errors.As(err, new(*lateError)) {
+			t.Errorf("UPDATE: got %v, want the driver's error", err)
+		}
+		late.act() // if nobody has looked
+		sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "DELETE")
+	})))
+	if rec.Code != 200 {
+		t.Errorf("got %d, want 200", rec.Code)
+	}
+	d.Check(t, "BEGIN", "UPDATE", "ROLLBACK", "BEGIN", "INSERT", "DELETE", "COMMIT")
 }
