@@ -10,6 +10,7 @@ package guarantees
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
@@ -467,42 +469,59 @@ func TestG4SavepointReturnsBeforeTheInnerOne(t *testing.T) {
 	}
 }
 
-// overtaken is the log of a transaction that has a savepoint with one statement.
-var overtaken = regexp.MustCompile(`BEGIN, SAVEPOINT sqlreq_\d+, INSERT, RELEASE SAVEPOINT sqlreq_\d+, COMMIT`)
+// overtaken are the transactions of a round: the one that was committed from
+// outside, and the Savepoint's; or only one, if that came too late.
+var overtaken = regexp.MustCompile(`^(BEGIN, (COMMIT, BEGIN, )?SAVEPOINT sqlreq_\d+, INSERT, RELEASE SAVEPOINT sqlreq_\d+, (COMMIT, )?)+$`)
 
 // A Savepoint that another goroutine's Commit overtakes is the next use, which
-// begins anew: it lies in one transaction, with its statements.
+// begins anew: it lies in one transaction, with its statements. The moment is a
+// short one, so that it is tried often.
 func TestG4SavepointOvertakenByACommit(t *testing.T) {
-	for round := range 500 {
-		d := &fakedb.DB{}
-		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
-		err := reg.Do(t.Context(), func(ctx context.Context) error {
-			var all sync.WaitGroup
-			for range 2 {
-				all.Go(func() {
-					if _, err := sqlreq.Tx(ctx); err != nil {
-						t.Errorf("round %d: Tx: %v", round, err)
-					}
-					if err := sqlreq.Commit(ctx); err != nil && !strings.Contains(err.Error(), "inside a Savepoint") {
-						t.Errorf("round %d: Commit: %v", round, err)
-					}
-				})
+	d := &fakedb.DB{}
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+	err := reg.Do(t.Context(), func(ctx context.Context) error {
+		for round := range 40_000 {
+			if _, err := sqlreq.Tx(ctx); err != nil {
+				return err
 			}
-			err := sqlreq.Savepoint(ctx, func(ctx context.Context) error {
+			var ready, start atomic.Bool
+			committed := make(chan error, 1)
+			go func() {
+				ready.Store(true)
+				for n := 0; !start.Load(); n++ {
+					if n > 1000 { // nobody else may have a processor
+						runtime.Gosched()
+					}
+				}
+				committed <- sqlreq.Commit(ctx)
+			}()
+			sqlreqtest.Until(ready.Load)
+			start.Store(true)
+			for range round % 500 {
+				start.Load()
+			}
+			if err := sqlreq.Savepoint(ctx, func(ctx context.Context) error {
 				_, err := sqlreqtest.Main.ExecContext(ctx, "INSERT")
 				return err
-			})
-			all.Wait()
-			return err
-		})
-		if log := strings.Join(d.Log(), ", "); err != nil || !overtaken.MatchString(log) {
-			t.Errorf("round %d: got %v and %s; want a match of %s", round, err, log, overtaken)
+			}); err != nil {
+				return fmt.Errorf("round %d: Savepoint: %w", round, err)
+			}
+			if err := <-committed; err != nil && !strings.Contains(err.Error(), "inside a Savepoint") {
+				return fmt.Errorf("round %d: Commit: %w", round, err)
+			}
+			if err := sqlreq.Commit(ctx); err != nil {
+				return fmt.Errorf("round %d: Commit afterwards: %w", round, err)
+			}
 		}
-		d.CheckClean(t)
-		if t.Failed() {
-			return
-		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
+	if log := strings.Join(append(d.Log(), ""), ", "); !overtaken.MatchString(log) {
+		t.Errorf("got %.500s, which does not match %s", log, overtaken)
+	}
+	d.CheckClean(t)
 }
 
 // While another goroutine's SAVEPOINT is on its way, nothing commits under it.

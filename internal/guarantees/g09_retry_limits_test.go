@@ -105,9 +105,10 @@ func TestG9RetryAfterOnlyWhereItHelps(t *testing.T) {
 // crossing is a body whose second Read gives more than the limit of what may be
 // kept, as soon as the program is asked whether the error is a conflict.
 type crossing struct {
-	reads int
-	asked atomic.Bool
-	delay int // loops after that
+	reads   int
+	reading chan struct{} // closed by the second Read
+	asked   atomic.Bool
+	delay   int // loops after that
 }
 
 func (c *crossing) Close() error { return nil }
@@ -117,6 +118,7 @@ func (c *crossing) Read(p []byte) (int, error) {
 	case 1:
 		return copy(p, "ab"), nil
 	case 2:
+		close(c.reading)
 		for n := 0; !c.asked.Load(); n++ {
 			if n > 1000 { // nobody else may have a processor
 				runtime.Gosched()
@@ -136,8 +138,8 @@ func TestG9NoAttemptOnAPartOfTheBody(t *testing.T) {
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
 	reg.Retry = sqlreqtest.Retries(2)
 	reg.Retry.BodyLimit = 4
-	for round := range 1000 {
-		body := &crossing{delay: round % 200}
+	for round := range 50_000 {
+		body := &crossing{reading: make(chan struct{}), delay: round % 500}
 		reg.Retry.Retryable = func(err error) bool {
 			body.asked.Store(true)
 			return errors.Is(err, sqlreqtest.Conflict{})
@@ -152,12 +154,8 @@ func TestG9NoAttemptOnAPartOfTheBody(t *testing.T) {
 				return nil
 			}
 			_, _ = io.ReadFull(r.Body, make([]byte, 2))
-			reading := make(chan struct{})
-			late.Go(func() {
-				close(reading)
-				_, _ = r.Body.Read(make([]byte, 4))
-			})
-			<-reading
+			late.Go(func() { _, _ = r.Body.Read(make([]byte, 4)) })
+			<-body.reading
 			return sqlreqtest.Conflict{}
 		}))
 		r := httptest.NewRequest("POST", "/", nil)
