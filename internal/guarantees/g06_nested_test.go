@@ -376,3 +376,47 @@ func TestG6MountInsideItself(t *testing.T) {
 	}
 	f.Check(t, "BEGIN", "INSERT /a", "INSERT /a/a", "INSERT /a", "COMMIT")
 }
+
+// TestG6MountRewritesOnlyInside: a redirect that the application outside makes
+// when the mounted one has returned is its own, whatever it looks like.
+func TestG6MountRewritesOnlyInside(t *testing.T) {
+	silent := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	between := map[string]func(http.Handler) http.Handler{
+		"nothing":      func(h http.Handler) http.Handler { return h },
+		"a middleware": nestedRegistry(t).Middleware,
+	}
+	for name, wrap := range between {
+		mounted := nestedMount(t)("/admin", wrap(silent))
+		srv := sqlreqtest.Serve(t, nestedRegistry(t).Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mounted.ServeHTTP(w, r)
+			http.Redirect(w, r, "/dir/", http.StatusTemporaryRedirect)
+		})))
+		status, to, body := nestedLocation(t, srv, "GET", "/admin/dir")
+		if status != 307 || to != "/dir/" || !strings.Contains(body, "/dir/") {
+			t.Errorf("%s between: got %d %q with the body %q, want 307 %q with one", name, status, to, body, "/dir/")
+		}
+	}
+}
+
+// TestG6MountAnswerThatReplacesARedirect: the body of a redirect of the ServeMux is
+// dropped, not that of an answer that takes its place.
+func TestG6MountAnswerThatReplacesARedirect(t *testing.T) {
+	broken := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r)
+			http.Error(w, "broken", 500)
+		})
+	}
+	mount := nestedMount(t)
+	outer := nestedRegistry(t)
+	for name, h := range map[string]http.Handler{
+		"inside":                   mount("/admin", broken(nestedMux())),
+		"inside, registry outside": outer.Middleware(mount("/admin", broken(nestedMux()))),
+		"outside":                  outer.Middleware(broken(mount("/admin", nestedMux()))),
+	} {
+		status, _, body := nestedLocation(t, sqlreqtest.Serve(t, h), "GET", "/admin/dir")
+		if status != 500 || body != "broken\n" {
+			t.Errorf("%s: got %d %q, want 500 %q", name, status, body, "broken\n")
+		}
+	}
+}

@@ -1,9 +1,7 @@
 package guarantees
 
 import (
-	"context"
 	"database/sql"
-	"slices"
 	"strings"
 	"testing"
 
@@ -43,19 +41,8 @@ func scripts() []*script {
 	}
 	r := &script{name: "recorder"}
 	r.open = func(t *testing.T, want []string) *sql.DB {
-		n := 0
-		f := &fakedb.DB{}
-		f.Step = func(_ context.Context, stmt string) error {
-			n++
-			if n <= len(want) && want[n-1] == stmt+"!" {
-				return sqlreqtest.ErrTest
-			}
-			return nil
-		}
-		bare := slices.Clone(want)
-		for i := range bare {
-			bare[i] = strings.TrimSuffix(bare[i], "!")
-		}
+		step, bare := fakedb.Script(sqlreqtest.ErrTest, want)
+		f := &fakedb.DB{Step: step}
 		r.check = func(t *testing.T) { t.Helper(); f.Check(t, bare...) }
 		return f.Open(t)
 	}
