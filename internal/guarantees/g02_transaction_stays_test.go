@@ -171,8 +171,6 @@ func outlives(t *testing.T, r *http.Request, begin func(context.Context) error) 
 	return err
 }
 
-const insertReturning = sqlreqtest.InsertWork + " RETURNING id"
-
 func insertBy(tx *sql.Tx, err error) error {
 	if err == nil {
 		_, err = tx.Exec(sqlreqtest.InsertWork)

@@ -302,3 +302,25 @@ func TestG8ObserveMayPanicAndUseNothing(t *testing.T) {
 		})
 	}
 }
+
+// What is told of the end of a transaction comes in this order: Observe, the
+// hooks, the log.
+func TestG8ObserveThenHooksThenLog(t *testing.T) {
+	for want, err := range map[string]error{
+		"main Committed 1, commit1, commit2":                                    nil,
+		"main RolledBack 1, rollback1, rollback2, ERROR sqlreq: request failed": sqlreqtest.ErrTest,
+	} {
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+		var told sqlreqtest.Recorder
+		told.Watch(reg)
+		sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+			sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
+			told.Hooks(t, r.Context(), sqlreqtest.Main, "1")
+			told.Hooks(t, r.Context(), sqlreqtest.Main, "2")
+			return err
+		})))
+		if got := told.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
