@@ -88,8 +88,7 @@ func TestG4ClientLeaves(t *testing.T) {
 			set: func(m *moment, _ *sqlreq.Registry, faults *fakedb.DB) {
 				faults.Begin = func(ctx context.Context) error {
 					m.leave()
-					<-ctx.Done()
-					return ctx.Err()
+					return fakedb.UntilDone(ctx)
 				}
 			},
 			handler: func(m *moment) { _, _ = sqlreq.Tx(m.r.Context()) },

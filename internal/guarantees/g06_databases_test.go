@@ -280,8 +280,7 @@ func TestG6BeginWaiterTakesOver(t *testing.T) {
 		if stmt == "BEGIN" && first {
 			first = false
 			close(beginning)
-			<-ctx.Done()
-			return ctx.Err()
+			return fakedb.UntilDone(ctx)
 		}
 		return nil
 	}}

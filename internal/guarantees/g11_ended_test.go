@@ -37,8 +37,7 @@ func TestG11BrokenCommitsNothing(t *testing.T) {
 	two := &fakedb.DB{Step: func(ctx context.Context, stmt string) error {
 		if stmt == "UPDATE" {
 			cancel() // the statement is under way
-			<-ctx.Done()
-			return ctx.Err()
+			return fakedb.UntilDone(ctx)
 		}
 		return nil
 	}}
