@@ -14,8 +14,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"runtime/debug"
-	"slices"
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
@@ -89,13 +87,6 @@ func TestG3CommitWithNothingOpenAsksNoRoute(t *testing.T) {
 			}
 		})
 	}
-}
-
-// raceDetector reports whether the race detector is on: sync.Pool forgets at random
-// then, so that allocations are not exact.
-func raceDetector() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // nullWriter is a ResponseWriter that allocates nothing.

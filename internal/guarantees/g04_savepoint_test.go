@@ -480,7 +480,7 @@ func TestG4SavepointOvertakenByACommit(t *testing.T) {
 	d := &fakedb.DB{}
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
 	err := reg.Do(t.Context(), func(ctx context.Context) error {
-		for round := range 40_000 {
+		for round := range manyRounds() {
 			if _, err := sqlreq.Tx(ctx); err != nil {
 				return err
 			}

@@ -138,7 +138,7 @@ func TestG9NoAttemptOnAPartOfTheBody(t *testing.T) {
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
 	reg.Retry = sqlreqtest.Retries(2)
 	reg.Retry.BodyLimit = 4
-	for round := range 50_000 {
+	for round := range manyRounds() {
 		body := &crossing{reading: make(chan struct{}), delay: round % 500}
 		reg.Retry.Retryable = func(err error) bool {
 			body.asked.Store(true)
