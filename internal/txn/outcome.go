@@ -293,7 +293,7 @@ func (s *Slot) note(e *ending) {
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
 	})
-	s.tried, s.err, s.unheard = tried, s.why(e, s.outcome), nil
+	s.tried, s.failed = tried, nil
 	switch s.outcome {
 	case Committed:
 		s.stored = !s.EndsWithRollback()
@@ -302,8 +302,13 @@ func (s *Slot) note(e *ending) {
 	default:
 		s.stored = s.outcome == Ended // by a Commit, perhaps
 	}
+	var f failure
+	f.err = s.why(e, s.outcome)
 	if s.outcome == RolledBack && e.answer == lost {
-		s.unheard = e.err
+		f.unheard = e.err
+	}
+	if f.err != nil || f.unheard != nil {
+		s.failed = &failure{f.err, f.unheard}
 	}
 	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
 	s.ended++
@@ -341,7 +346,11 @@ func joinCause(cause, err error) error {
 func (s *Slot) Last() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Result{s.by, s.outcome, s.tried, s.stored, s.err, s.unheard, s.times}
+	r := Result{Opener: s.by, Outcome: s.outcome, Tried: s.tried, Stored: s.stored, Times: s.times}
+	if s.failed != nil {
+		r.Err, r.Unheard = s.failed.err, s.failed.unheard
+	}
+	return r
 }
 
 // EndsWithRollback reports whether the transaction ends with ROLLBACK in any

@@ -199,8 +199,8 @@ func (u *Unit) noteCommitFailed() {
 func (u *Unit) noteUnknown(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use := u.use(); use.unknown == nil {
-		use.unknown = err
+	if rare := u.rare(); rare.unknown == nil {
+		rare.unknown = err
 	}
 }
 
