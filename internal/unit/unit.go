@@ -102,7 +102,7 @@ type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
 	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
-	joined  []any                  // in the order of Join, which writes it
+	seldom  *seldom                // what few units need; nil in the others
 
 	sawConflict  bool // by a statement, or a begin
 	timedOut     bool // a wait for a transaction
