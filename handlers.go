@@ -2,6 +2,7 @@ package sqlreq
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
 // HandlerFunc is an [http.Handler] that returns an error. The error rolls back
@@ -27,7 +31,7 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	returned := false
 	defer func() {
 		if !returned && s != nil {
-			s.work.panicked(s)
+			s.panicked()
 		}
 	}()
 	err := f(w, r)
@@ -37,13 +41,13 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	logger := slog.Default()
 	if s != nil {
-		if s.fail(err) == nil && s.work.exchange != nil {
+		if s.fail(err) == nil && s.root().req != nil {
 			return
 		}
-		logger = s.door.reg.logger() // in a Do, or after the end: nobody else answers
+		logger = s.access.reg.logger() // in a Do, or after the end: nobody else answers
 	}
 	if r.Context().Err() != nil {
-		err = &unavailable{err}
+		err = &unit.Unavailable{Err: err}
 	}
 	answer(w, r, logger, 1, err)
 }
@@ -77,7 +81,8 @@ func (k Key) Handler(f TxFunc) http.Handler {
 // aheadLimit is how many bytes of a body TxFunc reads before it begins.
 const aheadLimit = 64 << 10
 
-// readAhead reads a small body into memory. An error is kept for who reads so far.
+// readAhead reads a small body into memory. An error comes back from the Read that
+// gets so far.
 func readAhead(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
@@ -247,13 +252,20 @@ func statusIn(err error) int {
 	return 0
 }
 
-// unavailable marks an error as one that another try, a little later, may not meet.
-type unavailable struct{ error }
-
-func (u *unavailable) Unwrap() error { return u.error }
+// mark adds to the error of a unit what StatusCode needs to know for a 503: that the
+// context has ended, or that the unit met a conflict which another request may not
+// meet. Where something is committed, or the work may have had effects outside of
+// the database (repeatable is false: Retry.When), a conflict stays a 500 without
+// Retry-After.
+func mark(u *unit.Unit, err error, repeatable bool) error {
+	if u.Host().Context().Err() != nil || repeatable && !u.Committed() && u.Host().Retryable(err) {
+		return &unit.Unavailable{Err: err}
+	}
+	return err
+}
 
 func isUnavailable(err error) bool {
-	var u *unavailable
+	var u *unit.Unavailable
 	return errors.As(err, &u)
 }
 
@@ -267,6 +279,38 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 	http.Error(w, statusText(code), code)
+}
+
+// logFailure logs the error of a request: at debug level if the client has gone,
+// which is no fault of the service, but at error level whenever a COMMIT failed.
+func logFailure(r *http.Request, logger *slog.Logger, attempt int, err error) {
+	ctx, level := r.Context(), slog.LevelError
+	client := ctx
+	if s := scopeOf(ctx); s != nil {
+		client = s.root().Context // a middleware in between may have cancelled one of its own
+	}
+	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) {
+		level = slog.LevelDebug
+	}
+	logger.LogAttrs(context.WithoutCancel(ctx), level, "sqlreq: request failed",
+		slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
+}
+
+// keyOf returns the key that err is about, or else the first one used.
+func keyOf(ctx context.Context, err error) Key {
+	var c *CommitError
+	var b *txn.BeginError
+	switch {
+	case errors.As(err, &c):
+		return c.Key
+	case errors.As(err, &b):
+		return Key(b.Key)
+	}
+	if s := scopeOf(ctx); s != nil {
+		return Key(s.unit.FirstKey())
+	}
+	return ""
 }
 
 func statusText(code int) string {

@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sqlreq/sqlreq/internal/sqlerr"
+	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/txn"
+	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
 // Key names a database. The empty Key is not valid in a call; in a [Binding]
@@ -92,7 +94,7 @@ func New(bindings ...Binding) (*Registry, error) {
 		}
 		switch {
 		case reg.bindings[b.Key] != nil:
-			errs = append(errs, because(ErrDuplicateKey, "sqlreq: key %q is bound twice (binding %d); give each database a key of its own", b.Key, i))
+			errs = append(errs, reason.New(ErrDuplicateKey, "sqlreq: key %q is bound twice (binding %d); give each database a key of its own", b.Key, i))
 			continue
 		case n == 0:
 			errs = append(errs, fmt.Errorf("sqlreq: key %q has no database (binding %d); set one of DB, Route and Tx", b.Key, i))
@@ -108,8 +110,8 @@ func New(bindings ...Binding) (*Registry, error) {
 	return reg, nil
 }
 
-// binding returns that of k, nil if there is none. Most use one database: its key
-// is not looked up.
+// binding returns the binding of k, nil if there is none. Most programs have one
+// database: DefaultKey is not looked up in the map.
 func (reg *Registry) binding(k Key) *binding {
 	if k == DefaultKey {
 		return reg.main
@@ -123,55 +125,109 @@ type binding struct {
 	reg *Registry
 }
 
-// guards reports whether its transactions are guarded.
-func (b *binding) guards() bool { return b.Guard && b.Tx == nil }
+// The following methods make b a unit.Binding. The context at is a scope.
 
-// door is an entrance to a registry: what it opens to the handlers behind it. It
-// does not change.
-type door struct {
+func (b *binding) Name() string { return string(b.Key) }
+
+func (b *binding) Guarded() bool { return b.Guard && b.Tx == nil }
+
+func (b *binding) Pool() (*sql.DB, *sql.Tx) { return b.DB, b.Tx }
+
+func (b *binding) Chooses() (route, options bool) { return b.Route != nil, b.TxOptions != nil }
+
+func (b *binding) AskRoute(ctx, at context.Context) (*sql.DB, error) {
+	return b.Route(ctx, scopeOf(at).req)
+}
+
+func (b *binding) AskTxOptions(ctx, at context.Context) *sql.TxOptions {
+	return b.TxOptions(ctx, scopeOf(at).req)
+}
+
+func (b *binding) Observed() bool { return b.reg.Observe != nil }
+
+// Observe tells the program how a transaction has ended.
+func (b *binding) Observe(u *unit.Unit, r txn.Result) {
+	event := Event{b.Key, outcomeOf(r), r.Err, u.Attempt(), r.Times.Wait, r.Times.Open, r.Times.End}
+	if event.Err == nil && event.Outcome == RolledBack {
+		event.Err = u.Err()
+	}
+	root := u.Host().(host).root()
+	b.reg.protect(root.req, "Observe", func() { b.reg.Observe(root.after(root), event) })
+}
+
+func outcomeOf(r txn.Result) Outcome {
+	switch {
+	case r.CommitFailed():
+		return CommitFailed
+	case r.Outcome == txn.Committed:
+		return Committed
+	case r.Outcome == txn.Ended:
+		return Ended
+	}
+	return RolledBack
+}
+
+// RunHook runs a function registered by AfterCommit or AfterRollback.
+func (b *binding) RunHook(ctx context.Context, fn func(context.Context)) {
+	b.reg.protect(scopeOf(ctx).req, "a hook", func() { fn(ctx) })
+}
+
+// CommitError makes a *CommitError of the error of a COMMIT that failed, or whose
+// outcome is not known.
+func (b *binding) CommitError(committed []string, ambiguous bool, err error) error {
+	e := &CommitError{Key: b.Key, Ambiguous: ambiguous, Err: err}
+	for _, k := range committed {
+		e.Committed = append(e.Committed, Key(k))
+	}
+	return e
+}
+
+// access is what a middleware, or a Do, opens of a registry to the handlers behind
+// it. It does not change.
+type access struct {
 	reg   *Registry
 	keys  []Key // of With; nil: every key that is not OnDemand
 	every bool  // of Do: OnDemand ones too
 
-	closed bool // of a hook: the transactions are not its business any more
+	closed bool // in a hook, and in Observe: what would use a transaction returns ErrFinished
 }
 
-func (d *door) opens(b *binding) bool {
-	if b.reg != d.reg {
+func (a *access) opens(b *binding) bool {
+	if b.reg != a.reg {
 		return false
 	}
-	if d.keys == nil {
-		return d.every || !b.OnDemand
+	if a.keys == nil {
+		return a.every || !b.OnDemand
 	}
-	return slices.Contains(d.keys, b.Key)
+	return slices.Contains(a.keys, b.Key)
 }
 
-// covers reports whether d opens at least what e does.
-func (d *door) covers(e *door) bool {
-	if d.reg != e.reg {
+// covers reports whether a opens at least what other does.
+func (a *access) covers(other *access) bool {
+	if a.reg != other.reg {
 		return false
 	}
-	if e.keys == nil {
-		return d.keys == nil && (d.every || !e.every)
+	if other.keys == nil {
+		return a.keys == nil && (a.every || !other.every)
 	}
-	for _, k := range e.keys {
-		if !d.opens(d.reg.bindings[k]) {
+	for _, k := range other.keys {
+		if !a.opens(a.reg.bindings[k]) {
 			return false
 		}
 	}
 	return true
 }
 
-// with is the door of With.
-func (reg *Registry) with(keys []Key) door {
-	d := door{reg: reg, keys: make([]Key, 0, len(keys))}
+// with is what With opens.
+func (reg *Registry) with(keys []Key) access {
+	a := access{reg: reg, keys: make([]Key, 0, len(keys))}
 	for _, k := range keys {
 		if reg.bindings[k] == nil {
 			panic(fmt.Sprintf("sqlreq: With(%q): the key is not bound; add a Binding for it to New (bound are: %s)", k, list(reg.keys())))
 		}
-		d.keys = append(d.keys, k)
+		a.keys = append(a.keys, k)
 	}
-	return d
+	return a
 }
 
 func (reg *Registry) keys() []Key {
@@ -194,78 +250,47 @@ func list(keys []Key) string {
 	return strings.Join(s, ", ")
 }
 
-// scope is the context of the handlers behind a door. Scopes nest: keys are
-// looked up from the innermost outward.
-type scope struct {
-	context.Context
-	outer *scope // nil for the outermost
-	door  *door
-	work  *work
-	req   *http.Request // as handed to the handlers; nil in Do
-}
-
-type scopeKey struct{}
-
-func (s *scope) Value(key any) any {
-	if _, ok := key.(scopeKey); ok {
-		return s
-	}
-	return s.Context.Value(key)
-}
-
-// scopeOf returns the innermost scope of ctx, nil if there is none.
-func scopeOf(ctx context.Context) *scope {
-	s, _ := ctx.Value(scopeKey{}).(*scope)
-	return s
-}
-
-// inUnit returns the scope around s in the same unit of work, or nil: what is
-// outside of a Do is none of its business.
-func (s *scope) inUnit() *scope {
-	if s.outer == nil || s.outer.work != s.work {
-		return nil
-	}
-	return s.outer
-}
-
 // find returns the scope of the registry that binds k, looked up from s outward,
 // and the binding, if it is opened here.
 func (k Key) find(s *scope) (*scope, *binding, error) {
-	if b := s.door.reg.binding(k); b != nil && s.door.opens(b) {
+	if b := s.access.reg.binding(k); b != nil && s.access.opens(b) {
 		return s, b, nil
 	}
 	return k.findOutward(s)
 }
 
+// findOutward looks k up in the registries around. The first that binds it decides,
+// also if nobody opened it: a registry further out would be another database.
 func (k Key) findOutward(s *scope) (*scope, *binding, error) {
 	for c := s; c != nil; c = c.inUnit() {
-		b := c.door.reg.binding(k)
+		b := c.access.reg.binding(k)
 		if b == nil {
 			continue
 		}
 		for d := s; d != nil; d = d.inUnit() {
-			if d.door.opens(b) {
+			if d.access.opens(b) {
 				return c, b, nil
 			}
 		}
 		if b.OnDemand {
-			return nil, nil, because(ErrUnknownKey, "sqlreq: key %q is bound OnDemand; open it with With(%q) (open here: %s)", k, k, list(s.open()))
+			return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound OnDemand; open it with With(%q) (open here: %s)", k, k, list(s.open()))
 		}
-		return nil, nil, because(ErrUnknownKey, "sqlreq: key %q is bound, but not opened for this handler; wrap it in Middleware or With(%q) (open here: %s)", k, k, list(s.open()))
+		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound, but not opened for this handler; wrap it in Middleware or With(%q) (open here: %s)", k, k, list(s.open()))
 	}
 	if k == "" {
-		return nil, nil, because(ErrUnknownKey, "sqlreq: the empty Key is not valid; use DefaultKey (open here: %s)", list(s.open()))
+		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: the empty Key is not valid; use DefaultKey (open here: %s)", list(s.open()))
 	}
-	return nil, nil, because(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
+	return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
-// use returns the scope of ctx, and what find returns there. Whether the unit of
-// work is over is seen when its lock is taken, unless there is an error already.
+// use returns the scope of ctx, and what find returns there. That the unit of work
+// is over is found out by package unit; it is asked here only where there is
+// another error already: ErrFinished says more.
 func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s = scopeOf(ctx); s == nil {
 		return nil, nil, nil, ErrNoRegistry
 	}
-	if s.door.closed {
+	if s.access.closed {
 		return nil, nil, nil, ErrFinished
 	}
 	if c, b, err = k.find(s); err != nil && s.over() {
@@ -274,20 +299,20 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	return s, c, b, err
 }
 
-// open returns the keys that a handler in s could use.
+// open returns the keys that a handler in s could use, for the text of an error.
 func (s *scope) open() []Key {
 	var keys []Key
-	hidden := make(map[Key]bool)
+	hidden := make(map[Key]bool) // bound by a registry further in
 	for c := s; c != nil; c = c.inUnit() {
-		for k, b := range c.door.reg.bindings {
+		for k, b := range c.access.reg.bindings {
 			for d := s; d != nil && !hidden[k]; d = d.inUnit() {
-				if d.door.opens(b) {
+				if d.access.opens(b) {
 					keys = append(keys, k)
 					break
 				}
 			}
 		}
-		for k := range c.door.reg.bindings {
+		for k := range c.access.reg.bindings {
 			hidden[k] = true
 		}
 	}
@@ -308,11 +333,8 @@ func Tx(ctx context.Context) (*sql.Tx, error) { return DefaultKey.Tx(ctx) }
 
 // Tx is the function [Tx] for another database.
 func (k Key) Tx(ctx context.Context) (*sql.Tx, error) {
-	o, err := k.begin(ctx, forCaller, nil)
-	if err != nil {
-		return nil, err
-	}
-	return o.tx, nil
+	o, err := k.begin(ctx, txn.ForCaller, nil)
+	return o.Tx, err
 }
 
 // BeginTx is [Tx] with options, which replace those of the Binding; nil means
@@ -323,11 +345,17 @@ func BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
 
 // BeginTx is the function [BeginTx] for another database.
 func (k Key) BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
-	o, err := k.begin(ctx, withOptions, opts)
+	o, err := k.begin(ctx, txn.WithOptions, opts)
+	return o.Tx, err
+}
+
+// begin returns the transaction of k, begun if there is none.
+func (k Key) begin(ctx context.Context, why txn.Purpose, opts *sql.TxOptions) (unit.Open, error) {
+	s, c, b, err := k.use(ctx)
 	if err != nil {
-		return nil, err
+		return unit.Open{}, err
 	}
-	return o.tx, nil
+	return s.unit.Begin(ctx, c, b, why, opts)
 }
 
 // DB returns the pool of [DefaultKey], for work outside of the transaction. It
@@ -351,11 +379,7 @@ func (k Key) DB(ctx context.Context) (*sql.DB, error) {
 	if b.Binding.Tx != nil {
 		return nil, fmt.Errorf("sqlreq: key %q is bound to an open transaction (Binding.Tx), which has no pool; bind a DB, or use Tx", k)
 	}
-	u, err := s.work.resolve(ctx, c, b, false)
-	if err != nil {
-		return nil, err
-	}
-	return u.pool.db, nil
+	return s.unit.DB(ctx, c, b)
 }
 
 // ExecContext runs a statement in the request's transaction, as [sql.Tx.ExecContext] does.
@@ -393,53 +417,26 @@ func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 
 // run runs a statement, and remembers what its error says about the transaction.
 func run[T any](ctx context.Context, k Key, statement func(*sql.Tx) (T, error)) (T, error) {
+	var none T
 	for {
-		o, err := k.begin(ctx, forStatement, nil)
+		o, err := k.begin(ctx, txn.ForStatement, nil)
 		if err != nil {
-			var none T
 			return none, err
 		}
-		late := ctx.Err() != nil // it will not run then
-		result, err := statement(o.tx)
+		late := ctx.Err() != nil // database/sql does not send the statement then
+		result, err := statement(o.Tx)
 		if err == nil {
 			return result, nil
 		}
-		var none T
 		if !errors.Is(err, sql.ErrTxDone) {
-			return none, o.note(ctx, late, err)
+			return none, o.Note(ctx, late, err)
 		}
-		// It did not run. If another goroutine has ended the transaction by Commit
-		// or Rollback meanwhile, this is the next use, which begins a new one.
-		if err := o.gone(ctx, k); err != nil {
+		// The statement was not sent. If another goroutine has ended the transaction
+		// by Commit or Rollback, this is the next use, which begins a new one.
+		if err := o.Gone(ctx); err != nil {
 			return none, err
 		}
 	}
-}
-
-// note remembers what an error of a statement says about the transaction, and
-// returns it. late is whether the context had ended before the statement.
-func (o open) note(ctx context.Context, late bool, err error) error {
-	w := o.pool.work
-	w.meet(err)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if o.pool.tx == o.tx && (sqlerr.EndsTx(err) || !late && ctx.Err() != nil) {
-		o.pool.broken = err
-	}
-	return err
-}
-
-// gone returns nil if the transaction, which is done, was ended by sqlreq.
-func (o open) gone(ctx context.Context, k Key) error {
-	w := o.pool.work
-	if err := w.pass(ctx, &o.pool.gate); err != nil {
-		return w.beginFailed(ctx, k, err)
-	}
-	defer w.leave(&o.pool.gate)
-	if o.pool.tx == o.tx {
-		return endedError(k)
-	}
-	return nil
 }
 
 // failing is a driver.Connector whose only connection is an error.
@@ -456,12 +453,94 @@ func errorRow(err error) *sql.Row {
 	return db.QueryRowContext(context.Background(), "")
 }
 
-// foreign is a statement of no database, for ended.
-var foreign sql.Stmt
+// Commit commits the transaction of [DefaultKey] now; the next use of the key
+// begins a new one. AfterCommit functions run before it returns. With nothing
+// open it does nothing. If it fails, the request fails with the same error, and
+// nothing more is committed. Close rows before: open ones end early, which only
+// rows.Err() tells, and rows scanned into sql.RawBytes block it for ever.
+//
+// Inside a [Savepoint] it is an error, which changes nothing; when a context has
+// ended or the request has failed already, it is refused. Once COMMIT was sent no
+// context can make a committed transaction look like a failed one.
+func Commit(ctx context.Context) error { return DefaultKey.Commit(ctx) }
 
-// ended reports whether tx was committed or rolled back, without a word to the
-// driver: Tx.StmtContext looks for that first, and refuses a statement of
-// another database next (database/sql, Tx.grabConn and Tx.StmtContext).
-func ended(tx *sql.Tx) bool {
-	return errors.Is(tx.StmtContext(context.Background(), &foreign).Close(), sql.ErrTxDone)
+// Commit is the function [Commit] for another database.
+func (k Key) Commit(ctx context.Context) error { return k.endNow(ctx, true) }
+
+// Rollback rolls the transaction of [DefaultKey] back now; the next use of the
+// key begins a new one. The request does not fail by it. AfterRollback functions
+// run before it returns. With nothing open it does nothing; inside a [Savepoint]
+// it is an error.
+func Rollback(ctx context.Context) error { return DefaultKey.Rollback(ctx) }
+
+// Rollback is the function [Rollback] for another database.
+func (k Key) Rollback(ctx context.Context) error { return k.endNow(ctx, false) }
+
+func (k Key) endNow(ctx context.Context, commit bool) error {
+	s, c, b, err := k.use(ctx)
+	if err != nil {
+		return err
+	}
+	return s.unit.EndNow(ctx, s, c, b, commit)
+}
+
+// Savepoint runs fn inside of a savepoint of the transaction of [DefaultKey],
+// begun if there is none: an error or a panic of fn rolls back what fn did, and
+// nothing else, also if ctx has ended. The error of fn is returned. Savepoints
+// nest by the context that fn is given; one begun with another context than that
+// of the innermost open one is an error. It takes no second connection.
+//
+// If going back fails, the request can only roll back. With drivers for
+// PostgreSQL and MySQL rows must be closed before a savepoint is begun or ends.
+func Savepoint(ctx context.Context, fn func(context.Context) error) error {
+	return DefaultKey.Savepoint(ctx, fn)
+}
+
+// Savepoint is the function [Savepoint] for another database.
+func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) error {
+	s, c, b, err := k.use(ctx)
+	if err != nil {
+		return err
+	}
+	return s.unit.Savepoint(ctx, c, b, fn)
+}
+
+// AfterCommit registers fn to be run once after the COMMIT of the transaction of
+// [DefaultKey], before the response is released, in the order of registration:
+// for what must not happen for work that the database does not have. After a
+// rollback, and after a COMMIT of unknown outcome, it is dropped. With no
+// transaction begun, the end of the request decides as it would have for one.
+// Inside a [Savepoint] that is rolled back it is dropped too.
+//
+// fn gets ctx with its values, but without its cancellation. The transaction's
+// functions return [ErrFinished] in it; [Registry.Do] works. A panic is logged
+// with its stack, and changes nothing.
+func AfterCommit(ctx context.Context, fn func(context.Context)) error {
+	return DefaultKey.AfterCommit(ctx, fn)
+}
+
+// AfterCommit is the function [AfterCommit] for another database.
+func (k Key) AfterCommit(ctx context.Context, fn func(context.Context)) error {
+	return k.after(ctx, true, fn)
+}
+
+// AfterRollback is [AfterCommit] for a rollback. It runs for each failed attempt.
+func AfterRollback(ctx context.Context, fn func(context.Context)) error {
+	return DefaultKey.AfterRollback(ctx, fn)
+}
+
+// AfterRollback is the function [AfterRollback] for another database.
+func (k Key) AfterRollback(ctx context.Context, fn func(context.Context)) error {
+	return k.after(ctx, false, fn)
+}
+
+func (k Key) after(ctx context.Context, commit bool, fn func(context.Context)) error {
+	if fn == nil {
+		return fmt.Errorf("sqlreq: key %q: the function of a hook is nil", k)
+	}
+	s, c, b, err := k.use(ctx)
+	if err != nil {
+		return err
+	}
+	return s.unit.AddHook(ctx, s.after(context.WithoutCancel(ctx)), c, b, commit, fn)
 }

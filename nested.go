@@ -10,38 +10,111 @@ import (
 	"strings"
 
 	"github.com/sqlreq/sqlreq/internal/held"
+	"github.com/sqlreq/sqlreq/internal/unit"
 )
+
+// scope is the context of the handlers behind a middleware. Scopes nest: keys are
+// looked up from the innermost outward.
+type scope struct {
+	context.Context
+	outer  *scope // nil for the outermost
+	access *access
+	unit   *unit.Unit
+	req    *http.Request // as handed to the handlers; nil in Do
+}
+
+type scopeKey struct{}
+
+func (s *scope) Value(key any) any {
+	if _, ok := key.(scopeKey); ok {
+		return s
+	}
+	return s.Context.Value(key)
+}
+
+// scopeOf returns the innermost scope of ctx, nil if there is none.
+func scopeOf(ctx context.Context) *scope {
+	s, _ := ctx.Value(scopeKey{}).(*scope)
+	return s
+}
+
+// host is what a unit of work belongs to: an attempt at a request, or at a Do.
+type host interface {
+	unit.Host
+	root() *scope // the outermost of the unit; its Context is the caller's
+}
+
+// root returns the outermost scope of the unit.
+func (s *scope) root() *scope { return s.unit.Host().(host).root() }
+
+// outerUnit returns the unit around that of s, which is the outermost of its own,
+// nil if there is none.
+func (s *scope) outerUnit() *unit.Unit {
+	if s.outer == nil {
+		return nil
+	}
+	return s.outer.unit
+}
+
+// over reports whether the transactions of s are no longer to be used.
+func (s *scope) over() bool { return s.access.closed || s.unit.Over() }
+
+// after returns a scope inside of s for a hook or Observe, in which what would use a
+// transaction returns ErrFinished.
+func (s *scope) after(ctx context.Context) *scope {
+	a := *s.access
+	a.closed = true
+	return &scope{Context: ctx, outer: s, access: &a, unit: s.unit, req: s.req}
+}
+
+// inUnit returns the scope around s in the same unit of work, nil if there is none:
+// a Do does not use the keys of the request around it, whose unit is another one.
+func (s *scope) inUnit() *scope {
+	if s.outer == nil || s.outer.unit != s.unit {
+		return nil
+	}
+	return s.outer
+}
 
 // nested serves a request that is in a unit of work already: the outermost
 // middleware decides about it, this one only opens its keys.
 func (m *middleware) nested(outer *scope, w http.ResponseWriter, r *http.Request) {
 	s, req := outer, r
-	if outer.req.URL != r.URL || !outer.entered(&m.door) { // stripped of a prefix, or with keys to open
-		s = &scope{Context: r.Context(), outer: outer, door: &m.door, work: outer.work}
+	// A scope of its own is needed where a prefix was stripped (http.StripPrefix makes
+	// a new URL), or where there are keys to open.
+	if outer.req.URL != r.URL || !outer.entered(&m.access) {
+		s = &scope{Context: r.Context(), outer: outer, access: &m.access, unit: outer.unit}
 		req = r.WithContext(s)
 		s.req = req
-		outer.work.enter(m.door.reg)
+		s.join()
 	}
 	returned := false
 	defer func() {
 		copyBack(r, req)
 		if !returned {
-			s.work.panicked(s)
+			s.panicked()
 		}
 	}()
 	m.next.ServeHTTP(w, req)
 	returned = true
 }
 
-// entered reports whether all that d opens is open, and not hidden by another
+// entered reports whether all that a opens is open, and not hidden by another
 // registry in between: a registry entered twice is entered once.
-func (s *scope) entered(d *door) bool {
-	for c := s; c != nil && c.door.reg == d.reg; c = c.inUnit() {
-		if c.door.covers(d) {
+func (s *scope) entered(a *access) bool {
+	for c := s; c != nil && c.access.reg == a.reg; c = c.inUnit() {
+		if c.access.covers(a) {
 			return true
 		}
 	}
 	return false
+}
+
+// join notes that the registry of s takes part in the decision, if it has a CommitIf.
+func (s *scope) join() {
+	if reg := s.access.reg; reg.CommitIf != nil && reg != s.root().access.reg {
+		s.unit.Join(reg)
+	}
 }
 
 // Mount returns h as an application under prefix: [http.StripPrefix] and
@@ -119,9 +192,12 @@ type muxRedirects struct{ http.Handler }
 
 func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var hw *held.Writer
-	if x, ok := w.(*exchange); ok {
+	switch x := w.(type) {
+	case *attempt:
 		hw = &x.Writer
-	} else {
+	case *held.Writer: // of an ErrorHandler
+		hw = x
+	default:
 		hw = held.Pass(w, r) // a writer of a middleware in between
 		defer hw.Close()
 		w = hw

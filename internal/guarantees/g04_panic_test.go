@@ -159,8 +159,8 @@ func TestG4ObserveExitsAtTheEndOfTwoKeys(t *testing.T) {
 	})
 	sqlreqtest.Idle(t, a)
 	sqlreqtest.Idle(t, b)
-	if n := sqlreqtest.Count(t, b, "work"); n != 0 {
-		t.Errorf("%d rows in the second, want none", n)
+	if n, m := sqlreqtest.Count(t, a, "work"), sqlreqtest.Count(t, b, "work"); n != 1 || m != 1 {
+		t.Errorf("%d rows in the first, %d in the second; want one each: both had ended before", n, m)
 	}
 }
 

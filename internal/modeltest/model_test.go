@@ -250,6 +250,7 @@ func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failu
 		if f := t.run("SAVEPOINT guard"); f != nil {
 			e.meet(f)
 			t.run("ROLLBACK")
+			e.event(t, "RolledBack", true, f)
 			return nil, f
 		}
 	}

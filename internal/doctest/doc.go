@@ -1,0 +1,3 @@
+// Package doctest has no code, only tests: what the papers of the repository
+// link to is there.
+package doctest

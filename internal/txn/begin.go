@@ -1,0 +1,204 @@
+package txn
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/sqlreq/sqlreq/internal/dialect"
+	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/turn"
+)
+
+// Purpose is what a transaction is asked for.
+type Purpose uint8
+
+const (
+	ForStatement Purpose = iota // of a Key: if the transaction was ended through *sql.Tx, its own error tells
+	ForCaller                   // who gets the *sql.Tx, or a Savepoint, and should learn at once that it was ended
+	WithOptions                 // of BeginTx: none may be open
+)
+
+// Ask is a use of a key.
+type Ask struct {
+	Opener  Opener
+	Options *sql.TxOptions // nil: the driver's defaults
+	Purpose Purpose
+	Timed   bool            // whether somebody wants the Times
+	Unit    context.Context // that of the unit: its end ends the wait too
+	Begins  *atomic.Int32   // counts the BEGINs of the unit
+	Nest    *turn.Turn      // in a test's transaction: the turn in the savepoint of the unit around; nil: at the transaction itself
+}
+
+func (a *Ask) now() time.Time {
+	if !a.Timed {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// Use returns the open transaction, begun if there is none. Waiting for it ends
+// with ctx or the unit's context; its life, once begun, ends with no context. If
+// there is none the error is a *BeginError, or ErrFinished.
+func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	if err := s.Lock(ctx, a.Unit); err != nil {
+		return nil, beginError(a.Opener.Name(), err)
+	}
+	defer s.turn.Unlock()
+	s.mu.Lock()
+	tx, aborted := s.tx, s.reason
+	s.mu.Unlock()
+	if tx == nil {
+		return s.begin(ctx, a)
+	}
+	return tx, s.mayShare(a, tx, aborted)
+}
+
+// mayShare returns why a may not use the transaction that is open, nil if it may.
+// The key that began it may in any case: its options may be those of BeginTx. The
+// caller has the turn.
+func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
+	key := a.Opener.Name()
+	switch {
+	case a.Purpose == WithOptions:
+		return reason.New(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", key, s.by.Name())
+	case s.by != a.Opener && (!sameOptions(s.opts, a.Options) || s.by.Guarded() != a.Opener.Guarded()):
+		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions and Guard", key, s.by.Name())
+	case a.Purpose == ForCaller && endedOutside(tx):
+		return endedError(key)
+	case aborted != nil:
+		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
+	}
+	return nil
+}
+
+// Chosen returns a copy of opts, nil if they are the driver's defaults.
+func Chosen(opts *sql.TxOptions) *sql.TxOptions {
+	if opts == nil || *opts == (sql.TxOptions{}) {
+		return nil
+	}
+	o := *opts
+	return &o
+}
+
+func sameOptions(a, b *sql.TxOptions) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// errNotReturned is the error of a driver that panics or exits the goroutine.
+var errNotReturned = errors.New("sqlreq: the driver did not return")
+
+// begin begins the transaction. The caller has the turn.
+//
+// With BeginTx(ctx) the transaction's life would be bound to ctx as well:
+// database/sql rolls it back when ctx ends (Tx.awaitDone), drops the connection
+// of a driver without SessionResetter, and pgx reports commits that happened as
+// cancelled. So BEGIN has a context of its own, which ctx and the unit's context
+// end only while there is something to wait for. It is not cancelled when BEGIN has
+// succeeded, which would end the transaction; it has no parent that keeps it.
+func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if !s.startBegin(a, cancel) {
+		cancel()
+		return nil, ErrFinished
+	}
+	start := a.now()
+	var stop, stopUnit func() bool
+	err = errNotReturned // which stays if the driver panics
+	defer func() {
+		inTime := stop == nil || stop()
+		inTime = (stopUnit == nil || stopUnit()) && inTime
+		tx, err = s.finishBegin(a, err, start, inTime)
+	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN
+	}
+	if ctx.Done() != a.Unit.Done() { // in most uses it is the same
+		if err := a.Unit.Err(); err != nil {
+			return nil, err
+		}
+		stopUnit = context.AfterFunc(a.Unit, cancel)
+	}
+	stop = context.AfterFunc(ctx, cancel)
+	return nil, s.sendBegin(own, a)
+}
+
+// startBegin reports whether a BEGIN may be sent, and notes that one is under way.
+func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
+	s.state, s.cancel = beginning, cancel
+	return true
+}
+
+// sendBegin sends BEGIN, and Guard's savepoint, or the savepoint in a test's transaction.
+func (s *Slot) sendBegin(ctx context.Context, a *Ask) error {
+	if s.test != nil {
+		return s.beginInTest(ctx, a.Nest)
+	}
+	tx, err := s.db.BeginTx(ctx, s.opts)
+	if err != nil {
+		return err
+	}
+	s.setTx(tx) // before anything else is sent: if that fails, finishBegin rolls back what is set
+	if !s.by.Guarded() {
+		return nil
+	}
+	_, err = tx.ExecContext(ctx, dialect.Savepoint(guardName))
+	return err
+}
+
+// guardName is that of Guard's savepoint.
+const guardName = "sqlreq_guard"
+
+func (s *Slot) setTx(tx *sql.Tx) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tx = tx
+}
+
+// finishBegin notes what came of a BEGIN, also of one that did not return. inTime
+// is whether no context has ended meanwhile. A transaction that has begun and that
+// nobody may use is rolled back here: nobody else would end it.
+func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sql.Tx, error) {
+	if a.Timed {
+		now := time.Now()
+		s.times = &Times{Wait: now.Sub(start), Began: now}
+	}
+	tx, closed := s.begun(a)
+	if err == nil && inTime && !closed {
+		return tx, nil
+	}
+	refused := &BeginError{Key: a.Opener.Name(), Err: err}
+	if err == nil {
+		refused.Err = context.Canceled // package unit replaces it by the error of the context that has ended
+	}
+	if tx != nil {
+		s.end(&ending{late: closed || !inTime, cause: err})
+		r := s.Last()
+		refused.Result = &r
+	}
+	if s.isClosed() {
+		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason
+	}
+	return nil, refused
+}
+
+// begun notes that BEGIN has returned, and reports whether the slot was closed
+// meanwhile. If not, Close finds the transaction from now on, and who closes ends it.
+func (s *Slot) begun(a *Ask) (tx *sql.Tx, closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.cancel = idle, nil
+	if s.tx != nil {
+		s.state, s.number = open, a.Begins.Add(1)
+	}
+	return s.tx, s.closed
+}

@@ -1,0 +1,200 @@
+package txn
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/sqlreq/sqlreq/internal/dialect"
+)
+
+// savepointState is what became of a Savepoint.
+type savepointState uint8
+
+const (
+	savepointOpen     savepointState = iota
+	savepointReleased                // what it had belongs to the savepoint around it
+	savepointRolledBack
+)
+
+// Savepoint is a savepoint of the open transaction of a slot.
+type Savepoint struct {
+	// Set by newSavepoint, only read from then on: no lock.
+	slot    *Slot
+	name    string
+	outer   *Savepoint // around it in the same transaction
+	context *Savepoint // the innermost one of any slot in the context that it was begun with
+
+	state savepointState // guarded by slot.mu; from open to one of the others once, by end
+}
+
+type savepointKey struct{}
+
+// Inside returns the innermost savepoint of any slot that ctx is inside of, nil
+// if there is none.
+func Inside(ctx context.Context) *Savepoint {
+	sp, _ := ctx.Value(savepointKey{}).(*Savepoint)
+	return sp
+}
+
+// Context returns ctx as that of a function inside of sp.
+func (sp *Savepoint) Context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, savepointKey{}, sp)
+}
+
+// of returns sp, or the innermost savepoint that its context is inside of, if it
+// is one of s.
+func (sp *Savepoint) of(s *Slot) *Savepoint {
+	for sp != nil && sp.slot != s {
+		sp = sp.context
+	}
+	return sp
+}
+
+// Undone reports whether what was registered inside of sp, which may be nil, for
+// the slot s was rolled back with a savepoint.
+func (sp *Savepoint) Undone(s *Slot) bool {
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := sp.of(s); p != nil; p = p.outer {
+		if p.state == savepointRolledBack {
+			return true
+		}
+	}
+	return false
+}
+
+// Save begins a savepoint in the open transaction tx. It returns nil, and no
+// error, if tx is not the open one any more.
+func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoint, error) {
+	if err := s.Lock(ctx, unit); err != nil {
+		return nil, err
+	}
+	defer s.turn.Unlock()
+	sp, isOpen := s.newSavepoint(ctx, tx)
+	switch {
+	case !isOpen:
+		return nil, nil
+	case sp.context.of(s) != sp.outer:
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
+	}
+	late := ctx.Err() != nil
+	if _, err := tx.ExecContext(ctx, dialect.Savepoint(sp.name)); err != nil {
+		if errors.Is(err, sql.ErrTxDone) {
+			err = endedError(s.by.Name())
+		}
+		s.Note(ctx, tx, late, err)
+		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", key, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.innermost = sp
+	return sp, nil
+}
+
+func (s *Slot) newSavepoint(ctx context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tx != tx {
+		return nil, false
+	}
+	s.names++
+	name := fmt.Sprintf("sqlreq_%d", s.names)
+	if s.test != nil {
+		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
+	}
+	return &Savepoint{slot: s, name: name, outer: s.innermost, context: Inside(ctx)}, true
+}
+
+// lock keeps others from the transaction. No context ends the wait: a savepoint is
+// rolled back to also when all of them have ended. The error is ErrFinished: the
+// slot is closed, and the savepoint has ended with the transaction.
+func (sp *Savepoint) lock() error {
+	return sp.slot.Lock(context.Background(), context.Background())
+}
+
+// isInnermost returns an error if a savepoint inside of sp is still open.
+func (sp *Savepoint) isInnermost() error {
+	sp.slot.mu.Lock()
+	defer sp.slot.mu.Unlock()
+	if sp.slot.innermost != sp {
+		return errors.New("sqlreq: a Savepoint inside of this one has not returned yet")
+	}
+	return nil
+}
+
+// Release ends sp and keeps what was done in it. If that is impossible it goes
+// back to sp and returns an error.
+func (sp *Savepoint) Release(key string) error {
+	if err := sp.lock(); err != nil {
+		return err
+	}
+	defer sp.slot.turn.Unlock()
+	if err := sp.isInnermost(); err != nil {
+		return err
+	}
+	if aborted := sp.slot.abortedBy(); aborted != nil {
+		return errors.Join(fmt.Errorf("sqlreq: a savepoint on key %q is rolled back, an error may have ended the transaction: %w", key, aborted), sp.rollBack(key))
+	}
+	if outcome, err := sp.send(sentRelease); outcome != Committed {
+		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))
+	}
+	sp.end(savepointReleased)
+	return nil
+}
+
+// RollBack ends sp and undoes what was done in it. If that fails the transaction
+// is aborted. If it succeeds, a transaction that was aborted is open again: the
+// server still knew the savepoint, so it had not ended the transaction.
+func (sp *Savepoint) RollBack(key string) error {
+	if err := sp.lock(); err != nil {
+		return err
+	}
+	defer sp.slot.turn.Unlock()
+	if err := sp.isInnermost(); err != nil {
+		return err
+	}
+	return sp.rollBack(key)
+}
+
+// rollBack is RollBack for who has the turn.
+func (sp *Savepoint) rollBack(key string) error {
+	outcome, err := sp.send(sentRollbackTo)
+	sp.end(savepointRolledBack)
+	s := sp.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if outcome != RolledBack {
+		err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)
+		s.abort(err)
+		return err
+	}
+	s.sound()
+	return nil
+}
+
+// send sends a statement that ends sp.
+func (sp *Savepoint) send(what sent) (Outcome, error) {
+	s := sp.slot
+	query := dialect.Release(sp.name)
+	if what == sentRollbackTo {
+		query = dialect.RollbackTo(sp.name)
+	}
+	err := s.exec(query)
+	outcome := judge(what, answerOf(err), known{})
+	if outcome == Ended {
+		err = endedError(s.by.Name())
+	}
+	return outcome, err
+}
+
+// end notes that sp has ended.
+func (sp *Savepoint) end(how savepointState) {
+	sp.slot.mu.Lock()
+	defer sp.slot.mu.Unlock()
+	sp.state, sp.slot.innermost = how, sp.outer
+}

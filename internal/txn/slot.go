@@ -1,0 +1,311 @@
+// Package txn has one transaction at a time on one database: BEGIN once, whoever
+// asks first, savepoints, COMMIT and ROLLBACK and what their answers mean. It
+// knows no unit of work and no request.
+//
+// # The states of a slot
+//
+//	          Use                    BEGIN succeeded
+//	┌─ idle ────────▶ beginning ─────────────────────▶ open ◀──────────┐
+//	│   ▲  ▲              │                            │  │   went back to a
+//	│   │  └──────────────┘                            │  │   savepoint
+//	│   │   BEGIN failed, or came too late             │  ▼            │
+//	│   └───────────────────────────── End ────────────┴─ aborted ─────┘
+//	│                                                    (an error may have ended
+//	└─ Close: in every state, once and for good           it: no statement runs)
+//
+// A slot that is closed begins nothing any more, and what is open is ended by the
+// one who closed it, nobody else. A BEGIN that is under way is cancelled; if it
+// succeeds all the same, the goroutine that sent it rolls it back.
+//
+// # How a transaction ends
+//
+// There is one way in, the method end: [Slot.End] is it, and a BEGIN that may not
+// be used takes it too. The two ends of a Savepoint do not end the transaction, but
+// have the same table. What was sent and what came back decide, in one function (judge):
+//
+//	sent                          what came back                  what became of it
+//	COMMIT, and RELEASE of a      success                         Committed
+//	request's savepoint in a      the server's refusal            Refused
+//	test's transaction            any other error, or it did      Unknown
+//	                              not return
+//	                              it was ended through *sql.Tx    Ended
+//	Guard's RELEASE               success                         COMMIT is sent
+//	                              any error, or it did not return Unknown
+//	                              it was ended through *sql.Tx    Ended
+//	ROLLBACK, and ROLLBACK TO a   success, or any error           RolledBack
+//	request's savepoint           it did not return               Unknown
+//	                              it was ended through *sql.Tx    Ended; RolledBack if it was begun too
+//	                                                              late, and database/sql ends it too
+//	ROLLBACK of a read-only       success                         Committed; RolledBack if it is aborted
+//	transaction that ends well    any error                       RolledBack
+//	                              it did not return               Unknown
+//	                              it was ended through *sql.Tx    Ended
+//	RELEASE of a Savepoint        success                         Committed: it belongs to what is around
+//	                              any error                       Refused: it is there, to go back to
+//	                              it was ended through *sql.Tx    Ended
+//	ROLLBACK TO a Savepoint       success                         RolledBack: the transaction is sound
+//	                              any error                       Unknown: the transaction is aborted
+//	                              it was ended through *sql.Tx    Ended
+//
+// When RELEASE of a Savepoint, or ROLLBACK TO one, does not return, nothing is
+// noted: the Savepoint stays open, and so the transaction can only be rolled back.
+//
+// # Locks
+//
+// In this order: the slot's turn, the slot's mutex. The turn is held while a driver
+// is waited for, by one function from taking to giving back. The mutex is held for
+// a few instructions, and never while a driver or a program is called.
+//
+// The turn at a test's transaction is no lock but a thing that a unit has: it is
+// taken by BEGIN, with the slot's turn held, belongs to the open transaction and
+// is given back when that has ended.
+package txn
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
+	"github.com/sqlreq/sqlreq/internal/turn"
+)
+
+var (
+	// ErrBegun: a transaction is open, and not as this use wants it.
+	ErrBegun = errors.New("sqlreq: the transaction has begun")
+	// ErrFinished: the slot is closed.
+	ErrFinished = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
+	// ErrTxEnded: the transaction was ended through *sql.Tx.
+	ErrTxEnded = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
+)
+
+func endedError(key string) error {
+	return reason.New(ErrTxEnded, "sqlreq: key %q: %s", key, strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
+}
+
+// state is that of a slot's transaction; see the package comment.
+type state uint8
+
+const (
+	idle      state = iota // none is open; the last one, if there was any, has ended
+	beginning              // BEGIN is under way
+	open
+	aborted // open, but an error may have ended it: only a rollback is left
+)
+
+// Opener is who begins a transaction: a key. Two of them are the same if they are equal.
+type Opener interface {
+	Name() string  // of the key
+	Guarded() bool // whether its transactions are guarded by a savepoint
+}
+
+// Slot is where a unit of work has its transaction on one database. The zero
+// Slot has none: call Init. It may be used from several goroutines.
+type Slot struct {
+	// Set by Init, only read from then on: no lock.
+	db   *sql.DB
+	test *testTx // nil for a *sql.DB
+
+	// turn is held by who begins, ends or nests the transaction. It guards the
+	// following fields; after Close they are those of who closed the slot. by is
+	// written with mu as well, so that either is enough to read it.
+	turn   turn.Turn
+	by     Opener         // that began the transaction, the last one if none is open; written by startBegin
+	opts   *sql.TxOptions // it was begun with; written by startBegin
+	times  *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
+	number int32          // in the order of the unit's BEGINs; written by begun
+	names  int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
+
+	mu        sync.Mutex         // guards what follows, and Savepoint.state
+	state     state              // written by startBegin, begun and note, and by abort and sound
+	closed    bool               // from false to true, once, by shut
+	outcome   Outcome            // of the last transaction that has ended; written by note
+	tried     bool               // COMMIT was tried for it; written by note
+	stored    bool               // something of it is stored, or may be; written by note
+	ended     uint32             // how many have ended; written by note
+	cancel    context.CancelFunc // of a BEGIN that is under way, otherwise nil; written by startBegin and begun
+	tx        *sql.Tx            // nil when none is open; written by setTx and note
+	innermost *Savepoint         // the innermost open one; written by Save, Savepoint.end and note
+	reason    error              // why the state is aborted, otherwise nil; written by abort, sound and note
+	err       error              // why the last transaction did not end as asked; written by note
+}
+
+// Times are when things happened to a transaction, for who wants to know.
+type Times struct {
+	Wait  time.Duration // for a connection and BEGIN
+	Began time.Time     // when BEGIN had succeeded
+	Open  time.Duration // from then to its end
+	End   time.Duration // of COMMIT or ROLLBACK
+}
+
+// Init makes s a slot on db, or on a test's open transaction.
+func (s *Slot) Init(db *sql.DB, tx *sql.Tx) {
+	s.db = db
+	if tx != nil {
+		s.test = &testTx{tx: tx}
+	}
+}
+
+// Of reports whether s is a slot on db, or on the test's transaction.
+func (s *Slot) Of(db *sql.DB, tx *sql.Tx) bool { return s.db == db && s.testTx() == tx }
+
+// DB returns the pool, nil for a test's transaction.
+func (s *Slot) DB() *sql.DB { return s.db }
+
+// Lock waits until nobody begins, ends or nests the transaction, and keeps others
+// from it until Unlock. It returns the error of the context that ended before,
+// or ErrFinished.
+func (s *Slot) Lock(ctx, unit context.Context) error {
+	if err := s.turn.LockEither(ctx, unit); err != nil {
+		return err
+	}
+	if s.isClosed() {
+		s.turn.Unlock()
+		return ErrFinished
+	}
+	return nil
+}
+
+// Unlock ends what Lock began.
+func (s *Slot) Unlock() { s.turn.Unlock() }
+
+func (s *Slot) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Open reports whether a transaction is open.
+func (s *Slot) Open() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx != nil && s.state != beginning
+}
+
+// Busy reports whether a transaction is open, or being begun, ended or nested.
+func (s *Slot) Busy() bool { return s.turn.Taken() || s.Open() }
+
+// Number is that of the open transaction in the order of the unit's BEGINs. The
+// caller has the turn, or has closed the slot.
+func (s *Slot) Number() int32 { return s.number }
+
+// Opener returns who began the open transaction, or the last one.
+func (s *Slot) Opener() Opener {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by
+}
+
+// Ended returns how many transactions have ended in s.
+func (s *Slot) Ended() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// InSavepoint reports whether a savepoint is open.
+func (s *Slot) InSavepoint() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.innermost != nil
+}
+
+// Close keeps everybody from the transaction for good, and reports whether one
+// is open: it is the caller's to end. A BEGIN under way is cancelled and not waited
+// for: it may take long, and whoever sent it ends what it began. Close waits for a
+// Commit, a Rollback, and the begin or the end of a Savepoint.
+func (s *Slot) Close() (isOpen bool) {
+	if s.shut() {
+		return false
+	}
+	_ = s.turn.Lock(context.Background()) // which does not end
+	s.turn.Unlock()
+	return s.Open()
+}
+
+// shut closes the slot and reports whether a BEGIN is under way.
+func (s *Slot) shut() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.state != beginning {
+		return false
+	}
+	s.cancel()
+	return true
+}
+
+// Note remembers what the error of a statement on tx says about the transaction.
+// late is whether ctx had ended before the statement: database/sql sends none then.
+// Where ctx ended during it, a driver may have cancelled it in the server.
+func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tx == tx && (sqlerr.EndsTx(err) || !late && ctx.Err() != nil) {
+		s.abort(err)
+	}
+}
+
+// abort notes that only a rollback is left. The caller holds s.mu.
+func (s *Slot) abort(err error) { s.state, s.reason = aborted, err }
+
+// sound notes that the transaction is known to be alive. The caller holds s.mu.
+func (s *Slot) sound() { s.state, s.reason = open, nil }
+
+// abortedBy returns why only a rollback is left, nil if that is not so.
+func (s *Slot) abortedBy() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason
+}
+
+// Gone explains a statement's sql.ErrTxDone on tx: nil means that tx was ended by
+// this slot, so that the next use begins a new transaction.
+func (s *Slot) Gone(ctx, unit context.Context, tx *sql.Tx, key string) error {
+	if err := s.Lock(ctx, unit); err != nil {
+		return beginError(key, err)
+	}
+	defer s.turn.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tx == tx {
+		return endedError(key)
+	}
+	return nil
+}
+
+// beginError is err as that of a use of the key; ErrFinished stays as it is.
+func beginError(key string, err error) error {
+	if err == ErrFinished {
+		return err
+	}
+	return &BeginError{Key: key, Err: err}
+}
+
+// BeginError is what a use gets when there is no transaction for it.
+type BeginError struct {
+	Key    string
+	Err    error
+	Result *Result // of a transaction that was begun and ended at once, otherwise nil
+}
+
+// Error names the key.
+func (b *BeginError) Error() string { return fmt.Sprintf("sqlreq: begin on key %q: %v", b.Key, b.Err) }
+
+// Unwrap returns the error of the driver or of the context.
+func (b *BeginError) Unwrap() error { return b.Err }
+
+// foreign is a statement of no database, for endedOutside.
+var foreign sql.Stmt
+
+// endedOutside reports whether tx was committed or rolled back, without a word to
+// the driver: Tx.StmtContext looks for that first, and refuses a statement of
+// another database next (database/sql, Tx.grabConn and Tx.StmtContext).
+func endedOutside(tx *sql.Tx) bool {
+	return errors.Is(tx.StmtContext(context.Background(), &foreign).Close(), sql.ErrTxDone)
+}

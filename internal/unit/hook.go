@@ -1,0 +1,120 @@
+package unit
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// hook is a function to be run after the end of a transaction. While it is in
+// used.hooks the unit's mutex guards it; then it belongs to who has taken it.
+type hook struct {
+	unit   *Unit
+	source *Source
+	before uint32         // how many transactions of its slot had ended at its registration
+	inside *txn.Savepoint // the innermost of any slot at its registration
+	commit bool           // whether it is for a COMMIT or for a rollback
+	ctx    context.Context
+	fn     func(context.Context)
+
+	outcome txn.Outcome // of its transaction; Unknown until takeHooks or decide has set it
+}
+
+// AddHook registers fn to be run, with the context run, once after the transaction
+// of b that is open, or the next one, was committed or rolled back. ctx is the
+// context of the registration, bound that of the registry that bound b.
+func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, fn func(context.Context)) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state != running {
+		return txn.ErrFinished
+	}
+	s, err := u.sourceOf(bound, b)
+	if err != nil {
+		return err
+	}
+	h := hook{unit: u, source: s, inside: txn.Inside(ctx), commit: commit, ctx: run, fn: fn}
+	if s.slot != nil {
+		if h.inside.Undone(s.slot) {
+			return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", s.Name())
+		}
+		h.before = s.slot.Ended()
+	}
+	use := u.use()
+	use.hooks = append(use.hooks, h)
+	return nil
+}
+
+// takeHooks takes the hooks of the transaction that has just ended in s. Those
+// registered in a savepoint that was rolled back are dropped.
+func (u *Unit) takeHooks(s *txn.Slot) (hooks []hook) {
+	outcome, n := s.Last().Outcome, s.Ended()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.use()
+	use.hooks = slices.DeleteFunc(use.hooks, func(h hook) bool {
+		if h.source.slot != s || h.before >= n {
+			return false
+		}
+		if !h.inside.Undone(s) {
+			h.outcome = outcome
+			hooks = append(hooks, h)
+		}
+		return true
+	})
+	return hooks
+}
+
+// lastHooks takes the hooks that are left when the unit has ended. Those of a slot
+// where nothing was open follow the outcome of the unit.
+func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.state = ended
+	use := u.use()
+	hooks := use.hooks
+	use.hooks = nil
+	for i := range hooks {
+		hooks[i].decide(open, commit)
+	}
+	return hooks
+}
+
+// decide sets the outcome of a hook that is left at the end of the unit. open are
+// the slots that had a transaction then, commit is how the unit has ended. The
+// caller holds the unit's mutex.
+func (h *hook) decide(open []*txn.Slot, commit bool) {
+	s := h.source.slot
+	switch {
+	case h.inside.Undone(s):
+		h.outcome = txn.Unknown // neither kind runs
+	case s != nil && slices.Contains(open, s):
+		h.outcome = s.Last().Outcome
+	case commit:
+		h.outcome = txn.Committed
+	default:
+		h.outcome = txn.RolledBack
+	}
+}
+
+// run runs h if it is for the outcome of its transaction; after an unknown one, or
+// an end through *sql.Tx, neither kind runs. What an AfterCommit function does must
+// not be done again by a retry, so the unit counts as committed before it runs.
+func (h *hook) run() {
+	switch h.outcome {
+	case txn.Committed:
+		if !h.commit {
+			return
+		}
+		h.unit.Keep()
+	case txn.RolledBack, txn.Refused:
+		if h.commit {
+			return
+		}
+	default:
+		return
+	}
+	h.source.RunHook(h.ctx, h.fn)
+}

@@ -1,0 +1,52 @@
+package unit
+
+import (
+	"context"
+	"errors"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// Savepoint runs fn in a savepoint of the transaction of b, begun if there is
+// none, with a context of its own. An error or a panic of fn goes back to it. bound
+// is the context of the registry that bound b.
+func (u *Unit) Savepoint(ctx, bound context.Context, b Binding, fn func(context.Context) error) error {
+	sp, err := u.save(ctx, bound, b)
+	if err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			_ = sp.RollBack(b.Name())
+		}
+	}()
+	err = fn(sp.Context(ctx))
+	returned = true
+	if err == nil {
+		return sp.Release(b.Name())
+	}
+	if failed := sp.RollBack(b.Name()); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
+}
+
+// save begins a savepoint. If another goroutine ends the transaction meanwhile,
+// this is the next use, which begins a new one.
+func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, error) {
+	for {
+		o, err := u.Begin(ctx, bound, b, txn.ForCaller, nil)
+		if err != nil {
+			return nil, err
+		}
+		sp, err := o.source.slot.Save(ctx, u.host.Context(), o.Tx, b.Name())
+		if err != nil {
+			u.Met(err)
+			return nil, err
+		}
+		if sp != nil {
+			return sp, nil
+		}
+	}
+}

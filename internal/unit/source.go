@@ -1,0 +1,182 @@
+package unit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/sqlreq/sqlreq/internal/turn"
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// Source is a key in a unit of work: where its transactions come from. The unit's
+// mutex guards next, and slot until it is set.
+type Source struct {
+	Binding                 // set by sourceOf, only read from then on
+	next    *Source         // in used.sources; written by newSource
+	at      context.Context // of the registry that bound it; set by sourceOf, only read from then on
+	slot    *txn.Slot       // nil until Route has answered; from nil to a slot once, by sourceOf or route
+	choice  *choice         // nil if the binding has nothing to choose; set by sourceOf, only read from then on
+}
+
+// choice is what Route and TxOptions have said. Its fields are written with turn
+// and the unit's mutex held, so that either is enough to read them. What was asked
+// is not asked again: who has seen routed or opted needs no lock for what they said.
+type choice struct {
+	turn   turn.Turn      // held while Route and TxOptions are asked
+	routed bool           // Route was asked, or there is none; from false to true once
+	err    error          // of Route
+	opted  bool           // TxOptions was asked, or there is none; from false to true once
+	opts   *sql.TxOptions // what TxOptions said
+}
+
+// chosen reports whether all that is needed is known. The caller holds the unit's mutex.
+func (s *Source) chosen(opts bool) bool {
+	return s.choice == nil || s.slot != nil && (s.choice.opted || !opts)
+}
+
+// options returns those of the binding; nil are the driver's defaults.
+func (s *Source) options() *sql.TxOptions {
+	if s.choice == nil {
+		return nil
+	}
+	return s.choice.opts
+}
+
+// resolve returns the source of b with its slot known, and its options if opts is true.
+func (u *Unit) resolve(ctx, at context.Context, b Binding, opts bool) (*Source, error) {
+	s, chosen, err := u.source(at, b, opts)
+	if err != nil || chosen {
+		return s, err
+	}
+	return s, u.choose(ctx, at, s, opts)
+}
+
+// source returns the source of b in the unit, a new one if there is none.
+func (u *Unit) source(at context.Context, b Binding, opts bool) (s *Source, chosen bool, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s, err = u.sourceOf(at, b); err != nil {
+		return nil, false, err
+	}
+	return s, s.chosen(opts), nil
+}
+
+// sourceOf is source for who holds u.mu.
+func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
+	if use := u.used.Load(); use != nil {
+		for s := use.sources; s != nil; s = s.next {
+			if s.Binding == b {
+				return s, nil
+			}
+		}
+	}
+	if u.state != running {
+		return nil, txn.ErrFinished
+	}
+	s := u.newSource()
+	s.Binding, s.at = b, at
+	if db, tx := b.Pool(); db != nil || tx != nil {
+		s.slot = u.slotOf(db, tx)
+	}
+	if route, options := b.Chooses(); route || options {
+		s.choice = &choice{routed: !route, opted: !options}
+	}
+	return s, nil
+}
+
+// newSource adds a source to the list, behind the first, which stays the first key
+// that was used (FirstKey). The caller holds u.mu.
+func (u *Unit) newSource() *Source {
+	use := u.use()
+	if use.sources == nil {
+		use.sources = &use.firstSource
+		return use.sources
+	}
+	use.sources.next = &Source{next: use.sources.next}
+	return use.sources.next
+}
+
+// slotOf returns the slot on db, or on a test's transaction: several keys may
+// share it. The caller holds u.mu.
+func (u *Unit) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
+	use := u.use()
+	for s := use.slots; s != nil; s = s.next {
+		if s.Of(db, tx) {
+			return &s.Slot
+		}
+	}
+	s := &use.firstSlot
+	if use.slots == nil {
+		use.slots = s
+	} else {
+		s = &slot{next: use.slots.next}
+		use.slots.next = s
+	}
+	s.Init(db, tx)
+	return &s.Slot
+}
+
+// choose asks Route, and TxOptions if opts is true, where that was not done yet,
+// about the request at the context at. The turn is held meanwhile, so that each is
+// asked once.
+func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
+	c := s.choice
+	if err := c.turn.LockEither(ctx, u.host.Context()); err != nil {
+		return u.beginFailed(ctx, s, err)
+	}
+	defer c.turn.Unlock()
+	if u.Over() {
+		return txn.ErrFinished
+	}
+	if !c.routed {
+		if err := u.route(ctx, at, s); err != nil {
+			return err
+		}
+	}
+	if c.err != nil {
+		return c.err
+	}
+	if opts && !c.opted {
+		chosen := txn.Chosen(s.AskTxOptions(ctx, at))
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		c.opted, c.opts = true, chosen
+	}
+	return nil
+}
+
+// route asks Route and keeps what it says. An error is not kept if the context of
+// this use has ended: it may be the reason. After the end of the unit nothing is
+// kept, since nobody would close the new slot. The caller has the choice's turn.
+func (u *Unit) route(ctx, at context.Context, s *Source) error {
+	db, err := s.AskRoute(ctx, at)
+	if err == nil && db == nil {
+		err = errors.New("the Route returned no *sql.DB and no error")
+	}
+	if err != nil {
+		err = u.beginFailed(ctx, s, err)
+		if ctx.Err() != nil {
+			return err // the next use asks Route again
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state != running {
+		return txn.ErrFinished
+	}
+	s.choice.routed, s.choice.err = true, err
+	if err == nil {
+		s.slot = u.slotOf(db, nil)
+	}
+	return err
+}
+
+// DB returns the pool of b, chosen now if it is not yet.
+func (u *Unit) DB(ctx, at context.Context, b Binding) (*sql.DB, error) {
+	s, err := u.resolve(ctx, at, b, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.slot.DB(), nil
+}

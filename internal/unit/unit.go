@@ -1,0 +1,244 @@
+// Package unit has one outcome for the transactions of a unit of work: an attempt
+// at a request, or at a Registry.Do. It knows no net/http: what it needs of the
+// program it asks a Host and a Binding.
+//
+// # The states of a unit
+//
+//	running ──Finish, Abandon──▶ ending ──every transaction has ended──▶ ended
+//
+// While it is running, statements, Commit, Rollback, Savepoint and hooks are
+// allowed. Finish closes every slot first (package txn), so that nothing begins any
+// more, then ends what is open, in the order of the BEGINs, then runs the hooks.
+// A unit that has used nothing is ended at once.
+//
+// A public call asks once. Fail, EndNow, AddHook and the first use of a key ask for
+// the state; a later use of the key learns it from its slot, which is closed.
+//
+// # Locks
+//
+// In this order: the turn at a source's choice, the turn of a slot, the unit's
+// mutex, a slot's mutex. The mutex is held for a few instructions; no function of
+// the program is called under it. Turns are held while Route and TxOptions, or a
+// driver, are waited for. EndOpen alone holds the turns of several slots: it takes
+// them in the order of the list used.slots.
+package unit
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// Host is the attempt, at a request or at a Registry.Do, that a unit of work
+// belongs to.
+type Host interface {
+	Context() context.Context              // the caller's: its end ends every wait
+	Outer() *Unit                          // the unit that this one is inside of, nil if there is none
+	Retryable(err error) bool              // whether the same work may succeed when it is done again
+	Commits(status int, joined []any) bool // whether the answer is one to commit; joined is what Join was given
+	Answered() bool                        // whether the program has answered anything
+}
+
+// Binding is a key and its database, as the program has bound them.
+type Binding interface {
+	Name() string
+	Guarded() bool
+	Pool() (*sql.DB, *sql.Tx)                          // both nil: Route tells
+	Chooses() (route, options bool)                    // which of the next two are to be asked
+	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of the registry that bound it
+	AskTxOptions(ctx, at context.Context) *sql.TxOptions
+	Observed() bool                                        // whether Observe is to be called
+	Observe(u *Unit, r txn.Result)                         // a panic of the program's function does not come out
+	RunHook(ctx context.Context, fn func(context.Context)) // the same
+	CommitError(committed []string, ambiguous bool, err error) error
+}
+
+// state is that of a unit; see the package comment.
+type state uint8
+
+const (
+	running state = iota
+	ending        // every slot is closed, or is being closed; transactions end
+	ended         // every transaction has ended; the hooks run, or have run
+)
+
+// Unit is a unit of work. It ends once. The zero Unit is not usable: call Init.
+// It may be used from several goroutines.
+type Unit struct {
+	host Host // set by Init, only read from then on: no lock
+
+	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail
+	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, by use, with mu
+
+	mu        sync.Mutex // guards what follows, and what used holds
+	attempt   int32      // from 1; set by Init, only read from then on: no lock; here it fills a gap (see sqlreq's firstAttempt)
+	state     state      // written by startEnding and lastHooks, only onward
+	committed bool       // something is stored, or may be, or an AfterCommit function ran; from false to true once, by Keep
+}
+
+// failure is why a unit of work fails.
+type failure struct {
+	err error
+	at  context.Context // of the handler that failed; nil: of the host itself
+}
+
+// used is what a unit of work has used. Most use one key of one database: the
+// first of each is part of it, so that one allocation does for all. The unit's
+// mutex guards it, but for begins.
+type used struct {
+	sources *Source // a list: the first, then the others, the newest first; written by newSource
+	slots   *slot   // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	hooks   []hook  // in the order of registration; written by AddHook, takeHooks and lastHooks
+	joined  []any   // in the order of Join, which writes it
+
+	sawConflict  bool // a statement or a begin met one; from false to true, by Met
+	timedOut     bool // a wait for a transaction was in vain; from false to true, by beginFailed
+	commitFailed bool // a COMMIT was tried and failed; from false to true, by noteCommitFailed
+
+	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
+
+	firstSource Source // the memory of the first of sources
+	firstSlot   slot   // the memory of the first of slots
+}
+
+// slot is a txn.Slot in the unit's list.
+type slot struct {
+	txn.Slot       // has locks of its own
+	next     *slot // guarded by the unit's mutex while it is running; not written afterwards
+}
+
+// Init makes u the host's unit of work. Attempts count from 1.
+func (u *Unit) Init(host Host, attempt int) {
+	u.host, u.attempt = host, int32(attempt)
+}
+
+// Host returns what Init was given.
+func (u *Unit) Host() Host { return u.host }
+
+// Attempt returns what Init was given.
+func (u *Unit) Attempt() int { return int(u.attempt) }
+
+// use returns what the unit has used, and makes it at the first use. The caller
+// holds u.mu.
+func (u *Unit) use() *used {
+	use := u.used.Load()
+	if use == nil {
+		use = new(used)
+		u.used.Store(use)
+	}
+	return use
+}
+
+// Over reports whether the transactions of u are no longer to be used.
+func (u *Unit) Over() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.state != running
+}
+
+// Join notes, once, that somebody takes part in the decision: see Host.Commits.
+func (u *Unit) Join(who any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.use()
+	for _, j := range use.joined {
+		if j == who {
+			return
+		}
+	}
+	use.joined = append(use.joined, who)
+}
+
+func (u *Unit) joined() []any {
+	use := u.used.Load()
+	if use == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return use.joined
+}
+
+// Fail makes the unit fail with err, unless it has failed already; nil does
+// nothing. at is the context of who fails.
+func (u *Unit) Fail(at context.Context, err error) error {
+	if u.Over() {
+		return txn.ErrFinished
+	}
+	u.fail(at, err)
+	return nil
+}
+
+func (u *Unit) fail(at context.Context, err error) {
+	if err != nil && u.failed.Load() == nil {
+		u.failed.CompareAndSwap(nil, &failure{err, at})
+	}
+}
+
+// Err returns the first failure, nil if nothing has failed.
+func (u *Unit) Err() error {
+	if f := u.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// FailedAt returns the context of who failed first, nil if nothing has failed, or
+// nobody in particular.
+func (u *Unit) FailedAt() context.Context {
+	if f := u.failed.Load(); f != nil {
+		return f.at
+	}
+	return nil
+}
+
+// Keep notes that something of u, and so of the units around it, stays: none of
+// them is run again.
+func (u *Unit) Keep() {
+	for ; u != nil; u = u.host.Outer() {
+		u.mu.Lock()
+		u.committed = true
+		u.mu.Unlock()
+	}
+}
+
+// Committed reports whether something of u is stored, or may be, or an
+// AfterCommit function has run.
+func (u *Unit) Committed() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.committed
+}
+
+// SawConflict reports whether a statement, or a begin, met a conflict.
+func (u *Unit) SawConflict() bool { return u.ask(func(use *used) bool { return use.sawConflict }) }
+
+// CommitFailed reports whether a COMMIT was tried, and failed.
+func (u *Unit) CommitFailed() bool { return u.ask(func(use *used) bool { return use.commitFailed }) }
+
+func (u *Unit) ask(what func(*used) bool) bool {
+	use := u.used.Load()
+	if use == nil {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return what(use)
+}
+
+// FirstKey returns the first key that was used, "" if none was.
+func (u *Unit) FirstKey() string {
+	use := u.used.Load()
+	if use == nil {
+		return ""
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if use.sources == nil {
+		return ""
+	}
+	return use.sources.Name()
+}
