@@ -5,7 +5,6 @@
 // http1.1, http2, tls1.0 (HTTP/1.0 over TLS).
 //
 // What a test needs more than a registry and a handler comes from
-// internal/sqlreqtest, the fake driver from internal/sqlreqtest/fakedb. What
-// several tests on real connections share is in wire_helper_test.go, and the ways
-// to answer that they go through are in wire_cases_test.go.
+// internal/sqlreqtest. What several tests on real connections share is in wire_helper_test.go, and the
+// ways to answer that they go through are in wire_cases_test.go.
 package guarantees

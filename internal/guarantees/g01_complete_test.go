@@ -28,7 +28,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 )
 
-// G1 on every protocol and in every way of answering is the matter of internal/wiretest.
+// G1 on every protocol and in every way of answering is the matter of the files g01_wire_*_test.go.
 func TestG1FailedCommitIsNoSuccess(t *testing.T) {
 	db := sqlreqtest.OpenDB(t)
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})

@@ -44,7 +44,7 @@ var layers = map[string][]string{
 var withoutHTTP = []string{"internal/unit", "internal/txn", "internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason", "internal/retry"}
 
 // testSupport are the packages below internal that only tests use; they may import the root.
-var testSupport = []string{"internal/sqlreqtest", "internal/guarantees", "internal/modeltest", "internal/lifetest"}
+var testSupport = []string{"internal/sqlreqtest", "internal/guarantees", "internal/modeltest"}
 
 // lockMethods are those of sync.Mutex, sync.RWMutex and turn.Turn.
 var lockMethods = []string{"Lock", "Unlock", "TryLock", "RLock", "RUnlock", "TryRLock"}
