@@ -244,9 +244,10 @@ func (s *Slot) shut() bool {
 // late is whether ctx had ended before the statement: database/sql sends none then.
 // Where ctx ended during it, a driver may have cancelled it in the server.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
+	ends := sqlerr.EndsTx(err) || !late && ctx.Err() != nil // calls methods of the driver's error: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tx == tx && (sqlerr.EndsTx(err) || !late && ctx.Err() != nil) {
+	if ends && s.tx == tx {
 		s.abort(err)
 	}
 }

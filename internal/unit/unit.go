@@ -178,6 +178,9 @@ func (u *Unit) fail(at context.Context, err error) {
 	}
 }
 
+// failByItself makes the unit fail with err, which is of nobody in particular.
+func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
+
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
 	if f := u.failed.Load(); f != nil {
