@@ -267,9 +267,10 @@ func (s *Slot) shut() bool {
 // Note remembers what the error of a statement on tx says about the transaction.
 // late is whether ctx had ended before the statement, which then did not run.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
+	ends := !late && (sqlerr.EndsTx(err) || ctx.Err() != nil) // calls methods of the driver's error: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tx != tx || late || !sqlerr.EndsTx(err) && ctx.Err() == nil {
+	if !ends || s.tx != tx {
 		return
 	}
 	s.abort(err)

@@ -84,7 +84,7 @@ func (u *Unit) mayCommit(commit, isOpen bool) bool {
 		return commit
 	}
 	if isOpen || u.gaveUp() {
-		u.fail(nil, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
+		u.failByItself(fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 	}
 	return false
 }
