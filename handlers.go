@@ -176,6 +176,41 @@ func (v *view) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// Fail makes the request fail with err, as if its handler had returned it: for
+// handlers that cannot. The handler goes on. The first error counts; nil does
+// nothing. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do it makes that fail.
+func Fail(ctx context.Context, err error) error {
+	s := scopeOf(ctx)
+	if s == nil {
+		return ErrNoRegistry
+	}
+	return s.fail(err)
+}
+
+// RollbackOnly makes the request roll back at its end, whatever its status: every
+// transaction, of every key. Its response stands, held or streaming. It is for
+// protocols whose errors have the status 200 (gRPC, connect, GraphQL, JSON-RPC):
+// call it in an interceptor, with the error that the handler has answered as the
+// cause. AfterRollback functions run, and AfterCommit functions do not, also where
+// nothing was begun; a retryable cause is run again as long as the response is
+// held. What an explicit [Commit] has committed stays. The first of it and [Fail]
+// counts. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its cause is the
+// error of the Do.
+func RollbackOnly(ctx context.Context, cause error) error {
+	s := scopeOf(ctx)
+	switch {
+	case s == nil:
+		return ErrNoRegistry
+	case s.access.closed != nil:
+		return ErrFinished
+	case cause == nil:
+		cause = errRollbackOnly
+	}
+	return s.unit.RollbackOnly(s, cause)
+}
+
+var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
+
 // StatusError is an error with the status code to answer it with. Only codes
 // from 400 to 599 are heeded.
 type StatusError struct {
@@ -210,6 +245,39 @@ func Errorf(code int, format string, args ...any) error {
 		return &StatusError{Code: http.StatusInternalServerError, Err: fmt.Errorf("sqlreq: Errorf(%d): a status code of an error is from 400 to 599: %w", code, fmt.Errorf(format, args...))}
 	}
 	return &StatusError{Code: code, Err: fmt.Errorf(format, args...)}
+}
+
+// CommitError is a COMMIT that did not succeed.
+type CommitError struct {
+	Key       Key   // that began the transaction
+	Committed []Key // of several databases, those already committed: there is no two-phase commit
+	Ambiguous bool  // the server's answer is not known: the work may be there
+	Err       error
+}
+
+// Error names the key, what is committed, and whether the outcome is known.
+func (e *CommitError) Error() string {
+	if e == nil {
+		return "<nil>"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "sqlreq: commit on key %q failed", e.Key)
+	if e.Ambiguous {
+		b.WriteString(" with unknown outcome")
+	}
+	if len(e.Committed) > 0 {
+		fmt.Fprintf(&b, " (committed before: %s)", list(slices.Clone(e.Committed)))
+	}
+	fmt.Fprintf(&b, ": %v", e.Err)
+	return b.String()
+}
+
+// Unwrap returns the driver's error.
+func (e *CommitError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
 }
 
 // StatusCode returns the status that the default ErrorHandler answers err with:

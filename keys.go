@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,6 +57,16 @@ type Binding struct {
 
 	// OnDemand keeps Middleware from opening the key to its handlers: only With does.
 	OnDemand bool
+
+	// AfterBegin runs in the transaction right after each BEGIN (and Guard's
+	// savepoint), before anybody gets it: in each attempt, after an explicit Commit, in
+	// Do, in read-only transactions, under Binding.Tx after its savepoint. ctx is that
+	// of the call that began, r the request with that context (nil in Do). It uses tx:
+	// SET LOCAL, row-level security; to use the key itself is an error. Its wait is a
+	// part of the begin. Its error rolls back and is the error of the use; a panic rolls
+	// back and goes on. Of several keys of one pool the AfterBegin of the key that
+	// begins runs, and counts for all: give them the same.
+	AfterBegin func(ctx context.Context, r *http.Request, tx *sql.Tx) error
 
 	// Guard lays a savepoint after BEGIN and releases it before COMMIT, so that a
 	// transaction that the server ended in between is found out, at the price of
@@ -154,6 +163,12 @@ func requestWith(ctx, at context.Context) *http.Request {
 		return nil
 	}
 	return r.WithContext(ctx)
+}
+
+func (b *binding) HasAfterBegin() bool { return b.AfterBegin != nil }
+
+func (b *binding) RunAfterBegin(ctx, at context.Context, tx *sql.Tx) error {
+	return b.AfterBegin(ctx, requestWith(ctx, at), tx)
 }
 
 func (b *binding) Observed() bool { return b.reg.Observe != nil }
@@ -432,7 +447,7 @@ func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sq
 		return row, row.Err()
 	})
 	if err != nil {
-		return errorRow(err)
+		return txn.ErrorRow(err)
 	}
 	return row
 }
@@ -494,20 +509,6 @@ func warnOfWrite(ctx context.Context, o unit.Open, result any) {
 	s.access.reg.logger().LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "sqlreq: a statement has written in a read-only transaction, which ends with ROLLBACK; the write is lost", attrs...)
 }
 
-// failing is a driver.Connector whose only connection is an error.
-type failing struct{ err error }
-
-func (f failing) Connect(context.Context) (driver.Conn, error) { return nil, f.err }
-func (f failing) Driver() driver.Driver                        { return nil }
-
-// errorRow returns a row that carries err to Scan. database/sql makes one only
-// for a query that failed, so a query is made to fail.
-func errorRow(err error) *sql.Row {
-	db := sql.OpenDB(failing{err})
-	defer db.Close()
-	return db.QueryRowContext(context.Background(), "")
-}
-
 // Commit commits the transaction of [DefaultKey] now; the next use of the key
 // begins a new one. AfterCommit functions run before it returns. With nothing
 // open it does nothing. If it fails, the request fails with the same error, and
@@ -558,6 +559,51 @@ func (k Key) Savepoint(ctx context.Context, fn func(context.Context) error) erro
 		return err
 	}
 	return s.unit.Savepoint(ctx, c, b, fn)
+}
+
+// Begun reports whether a transaction of [DefaultKey] is open in the request, or
+// being begun, from the call that begins it, the wait for the pool included, until
+// AfterBegin has returned. It begins none. It is false for anything else: without a
+// registry, for a key that is unknown or whose Route was not asked yet, in hooks and
+// after the end. Keys of one pool give the same answer.
+func Begun(ctx context.Context) bool { return DefaultKey.Begun(ctx) }
+
+// Begun is the function [Begun] for another database.
+func (k Key) Begun(ctx context.Context) bool {
+	s, _, b, err := k.use(ctx)
+	return err == nil && s.unit.Begun(b)
+}
+
+// BeforeCommit registers fn to be run once in the open transaction of [DefaultKey],
+// right before its COMMIT: at the end of the request or Do, when nothing has failed
+// and CommitIf has agreed, at an explicit [Commit], at Hijack; not without an open
+// transaction. It is for outbox rows, audit records, invariants. The functions of all
+// keys of one pool run in the order of registration, also those that another one
+// registers.
+//
+// An error, [Fail] or panic of fn is as the handler's: nothing is committed any
+// more. fn gets the values of ctx and the life of the request's context. No lock is
+// held: statements of other goroutines go on meanwhile. While it runs, Commit and
+// Rollback of this database, and Hijack, return an error, and those of another
+// database do if they are called with fn's context; it may begin on other databases.
+// The response cannot be changed any more at the end of the request. In a read-only
+// transaction it runs too. Rollback drops it, and so does a [Savepoint] that is
+// rolled back.
+func BeforeCommit(ctx context.Context, fn func(context.Context) error) error {
+	return DefaultKey.BeforeCommit(ctx, fn)
+}
+
+// BeforeCommit is the function [BeforeCommit] for another database.
+func (k Key) BeforeCommit(ctx context.Context, fn func(context.Context) error) error {
+	if fn == nil {
+		return fmt.Errorf("sqlreq: key %q: the function of BeforeCommit is nil", k)
+	}
+	s, c, b, err := k.use(ctx)
+	if err != nil {
+		return err
+	}
+	run := living{context.WithoutCancel(ctx), s.root().Context}
+	return s.unit.AddBefore(ctx, run, s, c, b, fn)
 }
 
 // AfterCommit registers fn to be run once after the COMMIT of the transaction of

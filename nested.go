@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/unit"
@@ -56,9 +57,19 @@ func (s *scope) outerUnit() *unit.Unit {
 	return s.outer.unit
 }
 
-// within says how the unit of s, which is its outermost scope, is inside of the
+// within reports whether reg was entered by the unit of s.
+func (s *scope) within(reg *Registry) bool {
+	for c := s; c != nil; c = c.inUnit() {
+		if c.access.reg == reg {
+			return true
+		}
+	}
+	return false
+}
+
+// howWithin says how the unit of s, which is its outermost scope, is inside of the
 // unit around it.
-func (s *scope) within() (w unit.Within) {
+func (s *scope) howWithin() (w unit.Within) {
 	if s.outer == nil {
 		return w
 	}
@@ -71,6 +82,16 @@ func (s *scope) within() (w unit.Within) {
 	w.Waits = running || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
 	return w
 }
+
+// living is a context with the values of one and the life of another.
+type living struct {
+	context.Context
+	life context.Context
+}
+
+func (l living) Deadline() (time.Time, bool) { return l.life.Deadline() }
+func (l living) Done() <-chan struct{}       { return l.life.Done() }
+func (l living) Err() error                  { return l.life.Err() }
 
 // over reports whether the transactions of s are no longer to be used.
 func (s *scope) over() bool { return s.access.closed != nil || s.unit.Over() }

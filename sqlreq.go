@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 	"unsafe"
 
@@ -132,39 +131,6 @@ var (
 	// ended by the server in a way that leaves open what is stored.
 	ErrTxEnded error = txn.ErrTxEnded
 )
-
-// CommitError is a COMMIT that did not succeed.
-type CommitError struct {
-	Key       Key   // that began the transaction
-	Committed []Key // of several databases, those already committed: there is no two-phase commit
-	Ambiguous bool  // the server's answer is not known: the work may be there
-	Err       error
-}
-
-// Error names the key, what is committed, and whether the outcome is known.
-func (e *CommitError) Error() string {
-	if e == nil {
-		return "<nil>"
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "sqlreq: commit on key %q failed", e.Key)
-	if e.Ambiguous {
-		b.WriteString(" with unknown outcome")
-	}
-	if len(e.Committed) > 0 {
-		fmt.Fprintf(&b, " (committed before: %s)", list(slices.Clone(e.Committed)))
-	}
-	fmt.Fprintf(&b, ": %v", e.Err)
-	return b.String()
-}
-
-// Unwrap returns the driver's error.
-func (e *CommitError) Unwrap() error {
-	if e == nil {
-		return nil
-	}
-	return e.Err
-}
 
 // IsRetryable reports whether err, or an error in its chain, is a serialization
 // conflict, a deadlock or a busy database in the shape of one of the common
@@ -445,7 +411,7 @@ func (x *attempt) Context() context.Context { return x.scope.Context }
 
 func (x *attempt) Outer() *unit.Unit { return x.scope.outerUnit() }
 
-func (x *attempt) Within() unit.Within { return x.scope.within() }
+func (x *attempt) Within() unit.Within { return x.scope.howWithin() }
 
 func (x *attempt) Retryable(err error) bool { return x.scope.access.reg.Retry.retryable(err) }
 
@@ -496,41 +462,6 @@ func (x *attempt) log(level slog.Level, err error) {
 	at := x.failedAt()
 	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
 }
-
-// Fail makes the request fail with err, as if its handler had returned it: for
-// handlers that cannot. The handler goes on. The first error counts; nil does
-// nothing. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do it makes that fail.
-func Fail(ctx context.Context, err error) error {
-	s := scopeOf(ctx)
-	if s == nil {
-		return ErrNoRegistry
-	}
-	return s.fail(err)
-}
-
-// RollbackOnly makes the request roll back at its end, whatever its status: every
-// transaction, of every key. Its response stands, held or streaming. It is for
-// protocols whose errors have the status 200 (gRPC, connect, GraphQL, JSON-RPC):
-// call it in an interceptor, with the error that the handler has answered as the
-// cause. AfterRollback functions run, and AfterCommit functions do not, also where
-// nothing was begun; a retryable cause is run again as long as the response is
-// held. What an explicit [Commit] has committed stays. The first of it and [Fail]
-// counts. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its cause is the
-// error of the Do.
-func RollbackOnly(ctx context.Context, cause error) error {
-	s := scopeOf(ctx)
-	switch {
-	case s == nil:
-		return ErrNoRegistry
-	case s.access.closed != nil:
-		return ErrFinished
-	case cause == nil:
-		cause = errRollbackOnly
-	}
-	return s.unit.RollbackOnly(s, cause)
-}
-
-var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
 
 func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
@@ -625,6 +556,28 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 	}
 }
 
+// Atomic runs fn so that all of it stays or nothing, wherever it is called: for code
+// that handlers, jobs and tests share. If ctx is that of a request, or Do, that has
+// entered this registry and has not ended, fn is a part of that: a savepoint is laid
+// on every transaction that is open there (none if none is), an error or a panic of
+// fn undoes what fn did in every database, rolls back what fn has begun, and drops
+// its hooks; otherwise what fn did belongs to the request, whose Retry sees its
+// conflicts. Elsewhere, and in hooks, Atomic is [Registry.Do].
+//
+// fn gets a context in which every key of the registry is open. While it runs,
+// statements, Savepoint, BeginTx and Atomic with another context are refused, and
+// Commit, Rollback and Hijack with any. With drivers for PostgreSQL and MySQL rows
+// must be closed before.
+func (reg *Registry) Atomic(ctx context.Context, fn func(context.Context) error) error {
+	reg.check()
+	s := scopeOf(ctx)
+	if s == nil || s.over() || !s.within(reg) {
+		return reg.Do(ctx, fn)
+	}
+	part := &scope{Context: ctx, outer: s, access: &access{reg: reg, every: true}, unit: s.unit, req: s.req}
+	return s.unit.Atomic(part, part, fn)
+}
+
 // doAttempt is an attempt at a Do.
 type doAttempt struct {
 	scope scope // its Context is the caller's, its req nil
@@ -649,7 +602,7 @@ func (d *doAttempt) Context() context.Context { return d.scope.Context }
 
 func (d *doAttempt) Outer() *unit.Unit { return d.scope.outerUnit() }
 
-func (d *doAttempt) Within() unit.Within { return d.scope.within() }
+func (d *doAttempt) Within() unit.Within { return d.scope.howWithin() }
 
 func (d *doAttempt) Retryable(err error) bool { return d.scope.access.reg.Retry.retryable(err) }
 

@@ -33,6 +33,9 @@ type Ask struct {
 	Begins  *atomic.Int32   // counts the BEGINs of the unit
 	Nest    func() *Nest    // where a transaction in a test's is nested; nil, or a nil result: in the test's itself
 
+	AfterBegin func(context.Context, *sql.Tx) error // runs in a new transaction before anybody gets it; nil: nothing
+	Group      *Group                               // that a new transaction is begun in, as a whole; nil: none
+
 	RollsBack bool // set by Use: the transaction ends with ROLLBACK in any case
 }
 
@@ -124,6 +127,8 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions", key, s.by.Name())
 	case s.by != a.Opener && s.by.Guarded() != a.Opener.Guarded():
 		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q, of which only one has a Guard; keys of one pool share a transaction, give them the same Guard", key, s.by.Name())
+	case s.by != a.Opener && s.afterBegin != (a.AfterBegin != nil):
+		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q, and only one of the two has an AfterBegin; keys of one pool share a transaction, give them the same AfterBegin", key, s.by.Name())
 	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
 		return endedError(key)
 	case aborted != nil:
@@ -180,7 +185,10 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 		stopUnit = context.AfterFunc(a.Unit, cancel)
 	}
 	stop = context.AfterFunc(ctx, cancel)
-	return nil, s.sendBegin(own, a)
+	if err := s.sendBegin(own, a); err != nil || a.AfterBegin == nil {
+		return nil, err
+	}
+	return nil, a.AfterBegin(ctx, s.tx)
 }
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
@@ -190,7 +198,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	if s.closed {
 		return false
 	}
-	s.by, s.opts, s.names, s.times = a.Opener, a.Options, 0, nil
+	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
 	s.state, s.cancel = beginning, cancel
 	s.handedOut = false
 	return true
@@ -232,6 +240,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	}
 	tx, closed := s.begun(a)
 	if err == nil && inTime && !closed {
+		s.enter(a.Group)
 		return tx, nil
 	}
 	refused := &BeginError{Key: a.Opener.Name(), Err: err}

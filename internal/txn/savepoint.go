@@ -26,6 +26,8 @@ type Savepoint struct {
 	name    string
 	outer   *Savepoint // around it in the same transaction
 	context *Savepoint // the innermost one of any slot in the context that it was begun with
+	group   *Group     // of a Savepoint that stands for those of several slots in a context; otherwise nil
+	bottom  bool       // the whole transaction, begun inside of a group: no statement, going back is ROLLBACK
 
 	state savepointState // guarded by slot.mu; from open to one of the others once, by end
 }
@@ -47,10 +49,15 @@ func (sp *Savepoint) Context(ctx context.Context) context.Context {
 // of returns sp, or the innermost savepoint that its context is inside of, if it
 // is one of s.
 func (sp *Savepoint) of(s *Slot) *Savepoint {
-	for sp != nil && sp.slot != s {
-		sp = sp.context
+	for ; sp != nil; sp = sp.context {
+		if sp.slot == s {
+			return sp
+		}
+		if m := sp.group.member(s); m != nil {
+			return m
+		}
 	}
-	return sp
+	return nil
 }
 
 // around returns the innermost savepoint that ctx is inside of and that is open,
@@ -69,6 +76,11 @@ func (s *Slot) around(ctx context.Context) *Savepoint {
 // Undone reports whether what was registered inside of sp, which may be nil, for
 // the slot s was rolled back with a savepoint.
 func (sp *Savepoint) Undone(s *Slot) bool {
+	for p := sp; p != nil; p = p.context {
+		if p.group.undone() {
+			return true
+		}
+	}
 	if s == nil {
 		return false
 	}
@@ -82,8 +94,8 @@ func (sp *Savepoint) Undone(s *Slot) bool {
 	return false
 }
 
-// Save begins a savepoint in the open transaction tx. It returns nil, and no
-// error, if tx is not the open one any more.
+// Save begins a savepoint in the open transaction tx; nil is whichever is open. It
+// returns nil, and no error, if that is not the open one any more, or none is.
 func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoint, error) {
 	if err := s.Lock(ctx, unit); err != nil {
 		return nil, err
@@ -99,12 +111,15 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	case s.around(ctx) != sp.outer:
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
 	}
+	if key == "" {
+		key = s.by.Name()
+	}
 	late := ctx.Err() != nil
-	if _, err := tx.ExecContext(ctx, dialect.Savepoint(sp.name)); err != nil {
+	if _, err := s.tx.ExecContext(ctx, dialect.Savepoint(sp.name)); err != nil {
 		if errors.Is(err, sql.ErrTxDone) {
 			err = endedError(s.by.Name())
 		}
-		s.Note(ctx, tx, late, err)
+		s.Note(ctx, s.tx, late, err)
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", key, err)
 	}
 	s.mu.Lock()
@@ -117,7 +132,7 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 	inside := Inside(ctx) // asks a context of the program: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tx != tx {
+	if s.tx == nil || tx != nil && s.tx != tx {
 		return nil, false
 	}
 	s.names++
@@ -157,6 +172,10 @@ func (sp *Savepoint) Release(key string) error {
 	}
 	if aborted := sp.slot.abortedBy(); aborted != nil {
 		return errors.Join(fmt.Errorf("sqlreq: a savepoint on key %q is rolled back, an error may have ended the transaction: %w", key, aborted), sp.rollBack(key))
+	}
+	if sp.bottom {
+		sp.end(savepointReleased)
+		return nil
 	}
 	if outcome, err := sp.send(sentRelease); outcome != Committed {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))
@@ -199,8 +218,14 @@ func (sp *Savepoint) mayEnd(key string) error {
 	return err
 }
 
-// rollBack is RollBack for who has the turn.
+// rollBack is RollBack for who has the turn. That of a whole transaction is told by
+// the slot's Last.
 func (sp *Savepoint) rollBack(key string) error {
+	if sp.bottom {
+		sp.end(savepointRolledBack)
+		sp.slot.End(sp.unit, false)
+		return sp.slot.Last().Err
+	}
 	outcome, err := sp.send(sentRollbackTo)
 	sp.end(savepointRolledBack)
 	s := sp.slot

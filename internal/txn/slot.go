@@ -129,12 +129,13 @@ type Slot struct {
 	// turn is held by who begins, ends or nests the transaction. It guards the
 	// following fields; after Close they are those of who closed the slot. by is
 	// written with mu as well, so that either is enough to read it.
-	turn   turn.Turn
-	by     Opener         // that began the transaction, the last one if none is open; written by startBegin
-	opts   *sql.TxOptions // it was begun with; written by startBegin
-	times  *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
-	number int32          // in the order of the unit's BEGINs; written by begun
-	names  int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
+	turn       turn.Turn
+	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
+	afterBegin bool           // an AfterBegin has run in the transaction
+	opts       *sql.TxOptions // it was begun with; written by startBegin
+	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
+	number     int32          // in the order of the unit's BEGINs; written by begun
+	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
@@ -209,6 +210,13 @@ func (s *Slot) Open() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tx != nil && s.state != beginning
+}
+
+// Begun reports whether a transaction is open or being begun.
+func (s *Slot) Begun() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx != nil || s.state == beginning && !s.closed
 }
 
 // Busy reports whether a transaction is open, or being begun, ended or nested.

@@ -7,13 +7,24 @@ import (
 	"sync/atomic"
 )
 
-// asking is a Route or TxOptions that is being asked, as the context that it is
-// given tells.
+// asked is what a function of the program is asked for while others wait for its
+// answer: the choice of a source (Route, TxOptions), the BEGIN of a slot
+// (AfterBegin). The unit's mutex guards it.
+type asked struct {
+	function string   // for the text of an error; set before it is asked
+	binding  Binding  // likewise
+	waits    []*asked // what the function waits for
+}
+
+func (a *asked) String() string { return fmt.Sprintf("the %s of key %q", a.function, a.binding.Name()) }
+
+// asking is a function of the program that is being asked, as the context that it
+// is given tells.
 type asking struct {
-	unit   *Unit
-	source *Source
-	outer  *asking // that it is inside of: the Route of another key used this one
-	over   atomic.Bool
+	unit  *Unit
+	asked *asked
+	outer *asking // that it is inside of: the Route of another key used this one
+	over  atomic.Bool
 }
 
 type askingKey struct{}
@@ -24,7 +35,7 @@ func askingIn(ctx context.Context) *asking {
 	return a
 }
 
-// Asking reports whether ctx is that of a Route or TxOptions of u, and whether that
+// Asking reports whether ctx is that of a function which u asks, and whether that
 // is still running.
 func (u *Unit) Asking(ctx context.Context) (asked, running bool) {
 	a := askingIn(ctx)
@@ -34,11 +45,11 @@ func (u *Unit) Asking(ctx context.Context) (asked, running bool) {
 	return true, !a.over.Load()
 }
 
-// ask calls a function of the binding of s, with a context that tells so.
-func (u *Unit) ask(ctx context.Context, s *Source, fn func(context.Context)) {
-	a := &asking{unit: u, source: s, outer: askingIn(ctx)}
-	defer a.over.Store(true)
-	fn(context.WithValue(ctx, askingKey{}, a))
+// ask calls a function of the program about a, with a context that tells so.
+func (u *Unit) ask(ctx context.Context, a *asked, fn func(context.Context)) {
+	call := &asking{unit: u, asked: a, outer: askingIn(ctx)}
+	defer call.over.Store(true)
+	fn(context.WithValue(ctx, askingKey{}, call))
 }
 
 // lockChoice takes the turn at what s has to choose. A wait that would never end,
@@ -47,48 +58,62 @@ func (u *Unit) lockChoice(ctx context.Context, s *Source) error {
 	if s.choice.turn.TryLock() {
 		return nil
 	}
-	inside := askingIn(ctx)
-	if err := u.startWaiting(inside, s); err != nil {
+	done, err := u.mayWait(ctx, &s.choice.asked)
+	if err != nil {
 		return err
 	}
-	defer u.stopWaiting(inside, s)
+	defer done()
 	return s.choice.turn.LockEither(ctx, u.host.Context())
 }
 
-// startWaiting notes that those who are being asked wait for s.
-func (u *Unit) startWaiting(inside *asking, s *Source) error {
+func nothing() {}
+
+// mayWait notes that those who are being asked, as ctx tells, wait for target until
+// done is called. If target waits for one of them, it returns an error.
+func (u *Unit) mayWait(ctx context.Context, target *asked) (done func(), err error) {
+	inside := askingIn(ctx)
+	if inside == nil {
+		return nothing, nil
+	}
+	if err := u.startWaiting(inside, target); err != nil {
+		return nothing, err
+	}
+	return func() { u.stopWaiting(inside, target) }, nil
+}
+
+func (u *Unit) startWaiting(inside *asking, target *asked) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for a := inside; a != nil; a = a.outer {
 		switch {
-		case a.source == s:
-			return fmt.Errorf("its own Route or TxOptions uses the key %q, and would wait for itself; use another key there, or Registry.Do", s.Name())
-		case s.waitsFor(a.source, nil):
-			return fmt.Errorf("the Route or TxOptions of key %q uses the key %q, whose own waits for %q in turn; they would wait for each other", a.source.Name(), s.Name(), a.source.Name())
+		case a.asked == target:
+			return fmt.Errorf("%v uses what it is asked for, and would wait for itself; use what it is given, another key, or Registry.Do", a.asked)
+		case target.waitsFor(a.asked, nil):
+			return fmt.Errorf("%v waits for %v, which waits for it in turn; they would wait for each other", a.asked, target)
 		}
 	}
 	for a := inside; a != nil; a = a.outer {
-		a.source.choice.waits = append(a.source.choice.waits, s)
+		a.asked.waits = append(a.asked.waits, target)
 	}
 	return nil
 }
 
-func (u *Unit) stopWaiting(inside *asking, s *Source) {
+func (u *Unit) stopWaiting(inside *asking, target *asked) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for a := inside; a != nil; a = a.outer {
-		if i := slices.Index(a.source.choice.waits, s); i >= 0 {
-			a.source.choice.waits = slices.Delete(a.source.choice.waits, i, i+1)
+		if i := slices.Index(a.asked.waits, target); i >= 0 {
+			a.asked.waits = slices.Delete(a.asked.waits, i, i+1)
 		}
 	}
 }
 
-// waitsFor reports whether who is asked for s waits for t, or for one that does.
+// waitsFor reports whether who is asked for a waits for t, or for one that does.
 // seen are those that were looked at. The caller holds the unit's mutex.
-func (s *Source) waitsFor(t *Source, seen []*Source) bool {
-	if slices.Contains(seen, s) {
+func (a *asked) waitsFor(t *asked, seen []*asked) bool {
+	if slices.Contains(seen, a) {
 		return false
 	}
-	seen = append(seen, s)
-	return slices.ContainsFunc(s.choice.waits, func(w *Source) bool { return w == t || w.waitsFor(t, seen) })
+	seen = append(seen, a)
+	return slices.ContainsFunc(a.waits, func(w *asked) bool { return w == t || w.waitsFor(t, seen) })
 }

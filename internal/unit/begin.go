@@ -45,11 +45,70 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
+	if ask.Group, err = u.groupFor(ctx, s); err != nil {
+		return Open{}, err
+	}
+	if s.HasAfterBegin() {
+		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
+			u.ask(ctx, u.beginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
+			return err
+		}
+	}
+	done, err := u.mayUse(ctx, s)
+	if err != nil {
+		return Open{}, u.beginFailed(ctx, s, err)
+	}
+	defer done()
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}
 	return Open{tx, ask.RollsBack, u, s}, nil
+}
+
+// beginOf returns what the AfterBegin of s is asked for.
+func (u *Unit) beginOf(s *Source) *asked {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	rare := u.rare()
+	a := rare.begins[s.slot]
+	if a == nil {
+		a = new(asked)
+		if rare.begins == nil {
+			rare.begins = make(map[*txn.Slot]*asked)
+		}
+		rare.begins[s.slot] = a
+	}
+	a.function, a.binding = "AfterBegin", s.Binding
+	return a
+}
+
+// mayUse returns an error if a use of s with ctx, which takes the slot's turn, would
+// wait for itself: one in an AfterBegin, or in a Route that another one waits for.
+func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
+	if askingIn(ctx) == nil {
+		return nothing, nil
+	}
+	return u.mayWait(ctx, u.beginOf(s))
+}
+
+// Begun reports whether a transaction is open, or being begun, on the database of b.
+func (u *Unit) Begun(b Binding) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state >= ending {
+		return false
+	}
+	db, tx := b.Pool()
+	if s := u.known(b); s != nil {
+		return s.slot != nil && s.slot.Begun()
+	}
+	for s := u.firstSlot(); s != nil && (db != nil || tx != nil); s = s.next {
+		if s.Of(db, tx) {
+			return s.Begun() // another key of the same database has asked
+		}
+	}
+	return false
 }
 
 // needsOwnConnection returns an error if s needs a connection, the only one of

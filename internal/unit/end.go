@@ -21,8 +21,13 @@ func (u *Unit) Finish(status int) error {
 func (u *Unit) Abandon() { _ = u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
-	if !u.startEnding() {
-		return u.result()
+	started := false
+	for !started {
+		commit = commit && u.decide()
+		var again bool
+		if started, again = u.startEnding(commit); !started && !again {
+			return u.result()
+		}
 	}
 	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
@@ -37,19 +42,22 @@ func (u *Unit) finish(commit bool) error {
 	return u.result()
 }
 
-// startEnding reports whether there is anything to end.
-func (u *Unit) startEnding() bool {
+// startEnding reports whether there is anything to end. again is true if a
+// BeforeCommit function is to run first.
+func (u *Unit) startEnding(commit bool) (started, again bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
-	case u.state != running:
-		return false
+	case u.state >= ending:
+		return false, false
 	case u.used.Load() == nil:
 		u.state = ended
-		return false
+		return false, false
+	case commit && u.host.Context().Err() == nil && u.indexOfNext(nil) >= 0:
+		return false, true
 	}
 	u.state = ending
-	return true
+	return true, false
 }
 
 // closeSlots closes every slot and returns those with an open transaction. No
@@ -97,12 +105,14 @@ func (u *Unit) gaveUp() bool {
 
 // endAll ends the open transactions, until one fails: the rest are rolled back
 // then. Those that end with ROLLBACK in any case come first, for one on the same
-// SQLite file would make the writer's COMMIT fail; then the others in the order of
-// their BEGINs. Observe is told when all have ended. It returns whether all went as
-// asked. The caller has the turns of the slots, or has closed them.
+// SQLite file would make the writer's COMMIT fail; then those for which no
+// BeforeCommit function has run, in the order of their BEGINs, and the others in the
+// order of the last of these functions. Observe is told when all have ended. It
+// returns whether all went as asked. The caller has the turns of the slots, or has
+// closed them.
 func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	if len(open) > 1 {
-		slices.SortFunc(open, inOrderOfEnds)
+		slices.SortFunc(open, u.inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
 	var one [1]txn.Result
@@ -127,10 +137,10 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	return commit
 }
 
-func inOrderOfEnds(a, b *txn.Slot) int {
+func (u *Unit) inOrderOfEnds(a, b *txn.Slot) int {
 	switch first := a.EndsWithRollback(); {
 	case first == b.EndsWithRollback():
-		return cmp.Compare(a.Number(), b.Number())
+		return cmp.Or(cmp.Compare(u.place(a), u.place(b)), cmp.Compare(a.Number(), b.Number()))
 	case first:
 		return -1
 	}
@@ -175,6 +185,7 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 	if r.Stored {
 		u.Keep()
 	}
+	u.dropBefores(s)
 	if r.CommitFailed() {
 		u.noteCommitFailed()
 		ambiguous := r.Outcome == txn.Unknown
@@ -222,7 +233,22 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if err != nil {
 		return err
 	}
-	r, hooks, err := u.endNow(ctx, at, s, commit)
+	what := "Rollback"
+	if commit {
+		what = "Commit"
+	}
+	if err := u.mayEndNow(ctx, what, s.Name(), s.slot); err != nil {
+		return err
+	}
+	done, err := u.mayUse(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if commit {
+		defer u.markDeciding([]*txn.Slot{s.slot})()
+	}
+	r, hooks, err := u.decideAndEnd(ctx, at, s, commit)
 	u.observe(r)
 	for _, h := range hooks {
 		h.run()
@@ -230,11 +256,25 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	return err
 }
 
+// decideAndEnd runs the BeforeCommit functions and ends the transaction when none
+// is left.
+func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, err error) {
+	for again := true; again; {
+		if commit && s.slot.Open() && !s.slot.InSavepoint() {
+			if err := u.runBefores(ctx, s.slot); err != nil {
+				return r, nil, u.refuse(at, s, err)
+			}
+		}
+		r, hooks, again, err = u.endNow(ctx, at, s, commit)
+	}
+	return r, hooks, err
+}
+
 // busy reports whether a transaction is open in the unit, or being begun.
 func (u *Unit) busy() (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state != running {
+	if u.state >= ending {
 		return false, txn.ErrFinished
 	}
 	for s := u.firstSlot(); s != nil; s = s.next {
@@ -246,32 +286,35 @@ func (u *Unit) busy() (bool, error) {
 }
 
 // endNow ends the transaction of s while it has the turn. The hooks are for the
-// caller to run, without the turn: they may use the database. The zero Result means
-// that nothing was ended.
-func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, err error) {
+// caller to run, without the turn. The zero Result means that nothing was ended.
+// again is true if BeforeCommit functions are to run first.
+func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, again bool, err error) {
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
 		if commit && err != txn.ErrFinished {
 			err = u.refuse(at, s, err)
 		}
-		return r, nil, err
+		return r, nil, false, err
 	}
 	defer s.slot.Unlock()
 	switch {
 	case !s.slot.Open():
-		return r, nil, nil
+		return r, nil, false, nil
 	case s.slot.InSavepoint() && commit:
-		return r, nil, insideError("Commit", s.Name())
+		return r, nil, false, insideError("Commit", s.Name())
 	case s.slot.InSavepoint():
-		return r, nil, insideError("Rollback", s.Name())
+		return r, nil, false, insideError("Rollback", s.Name())
 	}
 	if commit {
 		err := s.slot.Quiet(ctx, u.host.Context())
 		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
-			return r, nil, u.refuse(at, s, err)
+			return r, nil, false, u.refuse(at, s, err)
 		}
 	}
+	if commit && u.undecided(s.slot) {
+		return r, nil, true, nil
+	}
 	r = u.end(s.slot, at, commit, nil)
-	return r, u.takeHooks(s.slot), r.Err
+	return r, u.takeHooks(s.slot), false, r.Err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.
@@ -289,10 +332,21 @@ func insideError(what, key string) error {
 // connection is hijacked.
 func (u *Unit) EndOpen(commit bool) error {
 	slots, err := u.allSlots(commit)
-	if err != nil {
+	if err != nil || len(slots) == 0 {
 		return err
 	}
-	hooks, err := u.endOpen(slots, commit)
+	if commit {
+		defer u.markDeciding(slots)()
+	}
+	var hooks []hook
+	for again := true; again; {
+		if commit {
+			if err := u.runBefores(u.host.Context(), slots...); err != nil {
+				return err
+			}
+		}
+		hooks, again, err = u.endOpen(u.slots(), commit) // a function may have begun on another database
+	}
 	for _, h := range hooks {
 		h.run()
 	}
@@ -307,25 +361,23 @@ func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
 	if err := u.host.Context().Err(); err != nil && commit {
 		return nil, err
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	var slots []*txn.Slot
-	for s := u.firstSlot(); s != nil; s = s.next {
+	slots := u.slots()
+	for _, s := range slots {
 		if s.InSavepoint() {
 			return nil, insideError("Hijack", s.Opener().Name())
 		}
-		slots = append(slots, &s.Slot)
 	}
-	return slots, nil
+	return slots, u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), slots...)
 }
 
 // endOpen ends what is open in the slots while it has their turns. The hooks are
-// for the caller to run, without the turns.
-func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, err error) {
+// for the caller to run, without the turns. again is true if BeforeCommit functions
+// are to run first.
+func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, again bool, err error) {
 	var open []*txn.Slot
 	for _, s := range slots {
 		if err := s.Lock(u.host.Context(), u.host.Context()); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		defer s.Unlock()
 		if s.Open() {
@@ -334,11 +386,14 @@ func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, err error)
 	}
 	for _, s := range open {
 		if err := s.Quiet(u.host.Context(), u.host.Context()); err != nil && commit {
-			return nil, err
+			return nil, false, err
 		}
+	}
+	if commit && u.undecided(slots...) {
+		return nil, true, nil
 	}
 	if ok := u.endAll(open, commit); !ok && commit {
 		err = u.Err() // a rollback that was asked for is no failure
 	}
-	return u.takeHooks(open...), err
+	return u.takeHooks(open...), false, err
 }

@@ -29,7 +29,7 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	h := hook{unit: u, inside: txn.Inside(ctx), commit: commit, ctx: run, fn: fn}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state != running {
+	if u.state >= ending {
 		return txn.ErrFinished
 	}
 	s, err := u.sourceOf(bound, b)
@@ -39,7 +39,7 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	h.source = s
 	if s.slot != nil {
 		if h.inside.Undone(s.slot) {
-			return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", s.Name())
+			return undoneError(s.Name())
 		}
 		h.before = s.slot.Ended()
 	}
@@ -119,4 +119,8 @@ func (h *hook) run() {
 		return
 	}
 	h.source.RunHook(h.ctx, h.fn)
+}
+
+func undoneError(key string) error {
+	return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", key)
 }

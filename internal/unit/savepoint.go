@@ -40,7 +40,7 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 		if err != nil {
 			return nil, err
 		}
-		sp, err := o.source.slot.Save(ctx, u.host.Context(), o.Tx, b.Name())
+		sp, err := u.saveIn(ctx, o)
 		if err != nil {
 			u.Met(err)
 			return nil, err
@@ -49,4 +49,14 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 			return sp, nil
 		}
 	}
+}
+
+// saveIn begins a savepoint in the transaction that o has found; see txn.Slot.Save.
+func (u *Unit) saveIn(ctx context.Context, o Open) (*txn.Savepoint, error) {
+	done, err := u.mayUse(ctx, o.source)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return o.source.slot.Save(ctx, u.host.Context(), o.Tx, o.source.Name())
 }

@@ -31,7 +31,7 @@ type choice struct {
 	opted  bool           // TxOptions was asked, or there is none; from false to true once
 	opts   *sql.TxOptions // what TxOptions said
 
-	waits []*Source // that who is being asked waits for; the unit's mutex guards it
+	asked asked
 }
 
 // chosen reports whether all that is needed is known. The caller holds the unit's mutex.
@@ -87,7 +87,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 	if s := u.known(b); s != nil {
 		return s, nil
 	}
-	if u.state != running {
+	if u.state >= ending {
 		return nil, txn.ErrFinished
 	}
 	first := u.use().sources.Load()
@@ -100,7 +100,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 		s.slot = u.slotOf(db, tx)
 	}
 	if route, options := b.Chooses(); route || options {
-		s.choice = &choice{routed: !route, opted: !options}
+		s.choice = &choice{routed: !route, opted: !options, asked: asked{function: "Route or TxOptions", binding: b}}
 	}
 	if first == nil {
 		u.use().sources.Store(s)
@@ -154,7 +154,7 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 	}
 	if opts && !c.opted {
 		var chosen *sql.TxOptions
-		u.ask(ctx, s, func(ctx context.Context) { chosen = txn.Chosen(s.AskTxOptions(ctx, at)) })
+		u.ask(ctx, &c.asked, func(ctx context.Context) { chosen = txn.Chosen(s.AskTxOptions(ctx, at)) })
 		u.mu.Lock()
 		defer u.mu.Unlock()
 		c.opted, c.opts = true, chosen
@@ -168,7 +168,7 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	var db *sql.DB
 	var err error
-	u.ask(ctx, s, func(ctx context.Context) { db, err = s.AskRoute(ctx, at) })
+	u.ask(ctx, &s.choice.asked, func(ctx context.Context) { db, err = s.AskRoute(ctx, at) })
 	if err == nil && db == nil {
 		err = errors.New("the Route returned no *sql.DB and no error")
 	}
@@ -180,7 +180,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state != running {
+	if u.state >= ending {
 		return txn.ErrFinished
 	}
 	s.choice.routed, s.choice.err = true, err

@@ -4,15 +4,15 @@
 //
 // # The states of a unit
 //
-//	running ──Finish, Abandon──▶ ending ──every transaction has ended──▶ ended
+//	running ──▶ deciding ──▶ ending ──▶ ended
+//	   └───────────────────────▲
 //
-// While it is running, statements, Commit, Rollback, Savepoint and hooks are
-// allowed. Finish closes every slot first (package txn), so that nothing begins any
-// more, then ends what is open, in the order of the BEGINs, then runs the hooks.
-// A unit that has used nothing is ended at once.
-//
-// A public call asks once. Fail, EndNow, AddHook and the first use of a key ask for
-// the state; a later use of the key learns it from its slot, which is closed.
+// While it is running, statements, Commit, Rollback and Savepoint are welcome,
+// and so are hooks. It is deciding while the BeforeCommit functions run, after
+// Finish has asked the host: only Commit, Rollback and Hijack are refused then. A
+// unit without such functions, and one that is not to commit, goes from running to
+// ending at once. That closes every slot first (package txn), so that nothing begins
+// any more, then what is open is ended, and the unit has ended. The hooks run last.
 //
 // # Locks
 //
@@ -58,9 +58,11 @@ type Binding interface {
 	Chooses() (route, options bool)                    // which of the next two are to be asked
 	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of who asks
 	AskTxOptions(ctx, at context.Context) *sql.TxOptions
-	Observed() bool                                        // whether Observe is to be called
-	Observe(u *Unit, r txn.Result)                         // a panic of the program's function does not come out
-	RunHook(ctx context.Context, fn func(context.Context)) // the same
+	HasAfterBegin() bool
+	RunAfterBegin(ctx, at context.Context, tx *sql.Tx) error // at is the context of who asks
+	Observed() bool                                          // whether Observe is to be called
+	Observe(u *Unit, r txn.Result)                           // a panic of the program's function does not come out
+	RunHook(ctx context.Context, fn func(context.Context))   // the same
 	CommitError(committed []string, ambiguous bool, err error) error
 }
 
@@ -68,9 +70,10 @@ type Binding interface {
 type state uint8
 
 const (
-	running state = iota
-	ending        // every slot is closed, or is being closed; transactions end
-	ended         // every transaction has ended; the hooks run, or have run
+	running  state = iota
+	deciding       // BeforeCommit functions run
+	ending         // every slot is closed, or is being closed; transactions end
+	ended          // every transaction has ended; the hooks run, or have run
 )
 
 // Unit is a unit of work. It ends once. The zero Unit is not usable: call Init.
@@ -108,6 +111,8 @@ type used struct {
 	timedOut     bool // a wait for a transaction
 	commitFailed bool // a COMMIT was tried, and failed
 
+	atomic atomic.Pointer[txn.Group] // the innermost Atomic that is open, nil if none is; written with the mutex
+
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
 	firstSource Source // the memory of the first of sources
@@ -119,6 +124,11 @@ type seldom struct {
 	joined  []any // in the order of Join, which writes it
 	warned  bool  // of a write in a read-only transaction
 	unknown error // the first of a transaction that others have ended; nobody knows how
+
+	befores  []before             // BeforeCommit functions that have not run, in the order of registration
+	deciding []*txn.Slot          // whose BeforeCommit functions run for an explicit Commit or Hijack, until that is over
+	order    []*txn.Slot          // whose BeforeCommit functions have run, the last one last
+	begins   map[*txn.Slot]*asked // of AfterBegin
 }
 
 // rare returns what few units need. The caller holds u.mu.
@@ -162,7 +172,7 @@ func (u *Unit) use() *used {
 func (u *Unit) Over() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.state != running
+	return u.state >= ending
 }
 
 // Join notes, once, that somebody takes part in the decision: see Host.Commits.

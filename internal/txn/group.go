@@ -1,0 +1,131 @@
+package txn
+
+import (
+	"context"
+	"slices"
+	"sync"
+)
+
+// Group is a savepoint of several slots: of those with an open transaction, and of
+// those whose transaction is begun inside of it, as a whole. They end together.
+type Group struct {
+	unit  context.Context
+	outer *Group // around it in the same unit, nil if there is none
+
+	mu       sync.Mutex   // guards what follows
+	members  []*Savepoint // in the order in which they were begun
+	isUndone bool         // from false to true once, by Undo
+}
+
+// NewGroup returns an empty group for a unit with that context, inside of outer.
+func NewGroup(unit context.Context, outer *Group) *Group { return &Group{unit: unit, outer: outer} }
+
+// Outer returns the group around g, nil if there is none.
+func (g *Group) Outer() *Group { return g.outer }
+
+// Context returns ctx as that of a function inside of g.
+func (g *Group) Context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, savepointKey{}, &Savepoint{group: g, context: Inside(ctx)})
+}
+
+// Has reports whether ctx is inside of g.
+func (g *Group) Has(ctx context.Context) bool {
+	for sp := Inside(ctx); sp != nil; sp = sp.context {
+		if sp.group == g {
+			return true
+		}
+	}
+	return false
+}
+
+// Add makes sp, which was begun for g, a member of it.
+func (g *Group) Add(sp *Savepoint) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.members = append(g.members, sp)
+}
+
+// Members returns the savepoints, the last one begun first.
+func (g *Group) Members() []*Savepoint {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	members := slices.Clone(g.members)
+	slices.Reverse(members)
+	return members
+}
+
+// Undo notes that all that was done in g is undone.
+func (g *Group) Undo() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isUndone = true
+}
+
+func (g *Group) undone() bool {
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.isUndone
+}
+
+// member returns the savepoint of s in g, nil if there is none.
+func (g *Group) member(s *Slot) *Savepoint {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, sp := range g.members {
+		if sp.slot == s {
+			return sp
+		}
+	}
+	return nil
+}
+
+// Slot returns the slot that sp is a savepoint of.
+func (sp *Savepoint) Slot() *Slot { return sp.slot }
+
+// IsOpen reports whether sp has not ended.
+func (sp *Savepoint) IsOpen() bool {
+	sp.slot.mu.Lock()
+	defer sp.slot.mu.Unlock()
+	return sp.state == savepointOpen
+}
+
+// Whole reports whether sp is a whole transaction.
+func (sp *Savepoint) Whole() bool { return sp.bottom }
+
+// MoveTo makes sp, a whole transaction that stays open, a member of the group
+// around, or of none if that is nil.
+func (sp *Savepoint) MoveTo(around *Group) error {
+	if err := sp.lock(); err != nil {
+		return err
+	}
+	defer sp.slot.turn.Unlock()
+	if err := sp.isInnermost(); err != nil {
+		return err
+	}
+	if around == nil {
+		sp.end(savepointReleased)
+		return nil
+	}
+	around.Add(sp)
+	return nil
+}
+
+// enter makes the transaction that has just begun a whole in the group. The caller
+// has the turn.
+func (s *Slot) enter(g *Group) {
+	if g == nil {
+		return
+	}
+	sp := &Savepoint{slot: s, unit: g.unit, bottom: true}
+	g.Add(sp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.names++ // so that a further statement looks at its context
+	s.innermost = sp
+}

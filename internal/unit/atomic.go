@@ -1,0 +1,189 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
+)
+
+// Atomic runs fn as a part of the unit, of which all stays or nothing: with a
+// savepoint of every transaction that is open; one that fn begins is rolled back as
+// a whole. at is the context of the caller's handler.
+func (u *Unit) Atomic(ctx, at context.Context, fn func(context.Context) error) error {
+	g, leave, err := u.enterAtomic(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := u.saveAll(ctx, g); err != nil {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			_ = u.undo(g)
+		}
+	}()
+	err = fn(g.Context(ctx))
+	returned = true
+	if err == nil {
+		return u.release(at, g)
+	}
+	if failed := u.undo(g); failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
+}
+
+// enterAtomic makes a new group the innermost one of the unit, until leave is called.
+func (u *Unit) enterAtomic(ctx context.Context) (g *txn.Group, leave func(), err error) {
+	if _, err := u.groupFor(ctx, nil); err != nil {
+		return nil, nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state >= ending {
+		return nil, nil, txn.ErrFinished
+	}
+	use := u.use()
+	outer := use.atomic.Load()
+	g = txn.NewGroup(u.host.Context(), outer)
+	use.atomic.Store(g)
+	return g, func() { use.atomic.CompareAndSwap(g, outer) }, nil
+}
+
+// groupFor returns the innermost group that is open, nil if none is, and an error
+// if ctx is not inside of it: what is done would be undone with it.
+func (u *Unit) groupFor(ctx context.Context, s *Source) (*txn.Group, error) {
+	use := u.used.Load()
+	if use == nil {
+		return nil, nil
+	}
+	g := use.atomic.Load()
+	if g == nil || g.Has(ctx) {
+		return g, nil
+	}
+	if s == nil {
+		return nil, errors.New("sqlreq: an Atomic is open, and this context is not that of the innermost one; pass on the context that its function was given")
+	}
+	return nil, fmt.Errorf("sqlreq: key %q: an Atomic is open, and this context is not that of the innermost one, so that the work would be undone with it; pass on the context that its function was given", s.Name())
+}
+
+// saveAll begins a savepoint of g in every open transaction. If one cannot be begun
+// the others are released.
+func (u *Unit) saveAll(ctx context.Context, g *txn.Group) error {
+	for _, s := range u.slots() {
+		err := u.saveOne(ctx, s, g)
+		if err == nil {
+			continue
+		}
+		u.Met(err)
+		for _, sp := range g.Members() {
+			err = joinIf(err, sp.Release(nameOf(sp)))
+		}
+		return err
+	}
+	return nil
+}
+
+func (u *Unit) saveOne(ctx context.Context, s *txn.Slot, g *txn.Group) error {
+	if !s.Busy() {
+		return nil
+	}
+	if askingIn(ctx) != nil {
+		done, err := u.mayWait(ctx, u.beginOf(sourceOf(s)))
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	sp, err := s.Save(ctx, u.host.Context(), nil, "")
+	if sp != nil {
+		g.Add(sp)
+	}
+	return err
+}
+
+// slots returns those of the unit.
+func (u *Unit) slots() (slots []*txn.Slot) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for s := u.firstSlot(); s != nil; s = s.next {
+		slots = append(slots, &s.Slot)
+	}
+	return slots
+}
+
+func nameOf(sp *txn.Savepoint) string { return sp.Slot().Opener().Name() }
+
+func joinIf(err, other error) error {
+	if other == nil {
+		return err
+	}
+	return errors.Join(err, other)
+}
+
+// undo goes back to every savepoint of g, and rolls back what was begun in it.
+func (u *Unit) undo(g *txn.Group) (err error) {
+	g.Undo()
+	for _, sp := range g.Members() {
+		err = joinIf(err, u.undoOne(sp))
+	}
+	return err
+}
+
+func (u *Unit) undoOne(sp *txn.Savepoint) error {
+	if !sp.Whole() {
+		return sp.RollBack(nameOf(sp))
+	}
+	s := sp.Slot()
+	ended := s.Ended()
+	defer func() { // also if a driver does not return
+		if s.Ended() != ended {
+			u.observe(u.noteEnd(s, sourceOf(s).at, nil))
+		}
+	}()
+	return sp.RollBack(nameOf(sp))
+}
+
+// release keeps what was done in g. If a savepoint cannot be released, everything
+// is undone; where another one was released before, the unit can only roll back.
+func (u *Unit) release(at context.Context, g *txn.Group) error {
+	released := false
+	for _, sp := range g.Members() {
+		if sp.Whole() {
+			continue
+		}
+		err := sp.Release(nameOf(sp))
+		if err == nil {
+			released = true
+			continue
+		}
+		if released {
+			err = fmt.Errorf("sqlreq: a part of an Atomic cannot be undone any more, the request can only roll back: %w", err)
+			u.fail(at, err)
+		}
+		return joinIf(err, u.undoRest(g, sp))
+	}
+	for _, sp := range g.Members() {
+		if sp.Whole() {
+			if err := sp.MoveTo(g.Outer()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// undoRest undoes what is left of g after the failure of failed, which has gone back.
+func (u *Unit) undoRest(g *txn.Group, failed *txn.Savepoint) (err error) {
+	g.Undo()
+	for _, sp := range g.Members() {
+		if sp != failed && sp.IsOpen() {
+			err = joinIf(err, u.undoOne(sp))
+		}
+	}
+	return err
+}
