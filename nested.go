@@ -122,7 +122,7 @@ func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x, ok := w.(*exchange); ok {
 		hw = &x.Writer
 	} else {
-		hw = held.Pass(w, r) // a writer of a middleware in between
+		hw = held.PassThrough(w, r) // a writer of a middleware in between
 		defer hw.Close()
 		w = hw
 	}

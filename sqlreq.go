@@ -252,7 +252,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 	for t.n = 1; ; t.n++ {
 		x := new(exchange)
 		x.init(&m.door, outer, w, r, t.n)
-		x.Private()
+		x.OwnHeader()
 		req := r.Clone(&x.work.root)
 		req.Trailer = r.Trailer // net/http adds to the map when the body has been read
 		if t.body != nil {
@@ -329,7 +329,7 @@ func copyBack(r, inner *http.Request) {
 // at the end, panics or exits the goroutine. There is no recover: the panic goes
 // on with its value and stack.
 func (x *exchange) unwind() {
-	state := x.Seal()
+	state := x.HandlerDone()
 	_ = x.work.end(false)
 	switch {
 	case state.Hijacked:
@@ -344,7 +344,7 @@ func (x *exchange) unwind() {
 // finish ends the attempt when the handler has returned.
 func (x *exchange) finish(rw http.ResponseWriter, r *http.Request, t *tries) (again, abort bool) {
 	w := &x.work
-	state := x.Seal()
+	state := x.HandlerDone()
 	err := w.endAs(state.Status, x.SentHeader)
 	if t != nil && state.Held && t.again(w, state.Status, err) {
 		x.Reset() // and no Close: what this attempt has left running must not write to the next one's response
@@ -386,7 +386,7 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	w := new(exchange) // of which only the writer is used
 	w.init(s.door, x.work.root.outer, rw, r, 1)
 	w.work.finished = true
-	w.Implicit(StatusCode(err))
+	w.DefaultStatus(StatusCode(err))
 	answered := false
 	defer func() {
 		if !answered {
@@ -400,7 +400,7 @@ func (x *exchange) answer(rw http.ResponseWriter, r *http.Request, err error) {
 		answer(w, s.req, reg.logger(), int(x.work.attempt), err)
 	}
 	answered = true
-	w.Seal()
+	w.HandlerDone()
 	w.Release()
 }
 

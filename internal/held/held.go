@@ -43,7 +43,7 @@ const sniffLen = 512
 // Writer is the http.ResponseWriter handed to a handler. Like net/http's own it
 // is meant for one goroutine at a time; calls that break that rule, or come
 // after the handler has returned, may fail but never reach another response.
-// The zero Writer is not usable: call Init, or get one from Pass.
+// The zero Writer is not usable: call Init, or get one from PassThrough.
 type Writer struct {
 	mu    sync.Mutex // guards what follows; not held while the client is waited for
 	rw    http.ResponseWriter
@@ -52,7 +52,7 @@ type Writer struct {
 
 	rewrite func(status int, h http.Header) (dropBody bool)
 
-	header http.Header // the handler's: rw's own or, with Private, a map apart; nil until asked for
+	header http.Header // the handler's: rw's own or, with OwnHeader, a map apart; nil until asked for
 	base   *snapshot   // rw's header before the handler touched it
 	sent   *snapshot   // the handler's header at WriteHeader; what comes later is not sent
 	buf    *buffer
@@ -60,47 +60,47 @@ type Writer struct {
 	length  int64 // declared Content-Length, -1 if there is none
 	written int64 // bytes the handler has written, as net/http counts them
 
-	status   uint16 // 0 until WriteHeader or the first Write
-	implicit uint16 // the status of a Write without WriteHeader
-	phase    phase
-	sealed   bool // the handler has returned
-	private  bool
-	dropBody bool
-	kept     bool // last holds the last byte of a declared length
-	flushed  bool // a Flush waits: for a GET the header would be out
-	copied   bool // by ReadFrom, so much that net/http would have chunked it
-	last     byte
+	status        uint16 // 0 until WriteHeader or the first Write
+	defaultStatus uint16 // the status of a Write without WriteHeader
+	phase         phase
+	handlerDone   bool // the handler has returned
+	ownHeader     bool
+	dropBody      bool
+	lastByteHeld  bool // lastByte is the last byte of a declared length
+	flushed       bool // a Flush waits: for a GET the header would be out
+	chunkedByCopy bool // by ReadFrom, so much that net/http would have chunked it
+	lastByte      byte
 }
 
 // Init makes w hold a response to r, up to limit bytes, for rw.
 func (w *Writer) Init(rw http.ResponseWriter, r *http.Request, limit int) {
 	w.rw, w.req, w.limit = rw, r, limit
-	w.length, w.implicit = -1, http.StatusOK
+	w.length, w.defaultStatus = -1, http.StatusOK
 }
 
-// Pass returns a Writer that holds nothing: all goes to rw at once, only
+// PassThrough returns a Writer that holds nothing: all goes to rw at once, only
 // what Rewrite was given is heeded.
-func Pass(rw http.ResponseWriter, r *http.Request) *Writer {
+func PassThrough(rw http.ResponseWriter, r *http.Request) *Writer {
 	w := new(Writer)
 	w.Init(rw, r, 0)
 	w.phase = passing
 	return w
 }
 
-// Private gives the handler a header map of its own, so that one that goes on
+// OwnHeader gives the handler a header map of its own, so that one that goes on
 // writing to it after its attempt cannot meet the map of the next.
-func (w *Writer) Private() {
+func (w *Writer) OwnHeader() {
 	h := w.rw.Header()
 	w.base = take(h)
 	w.header = h.Clone()
 	if w.header == nil {
 		w.header = make(http.Header)
 	}
-	w.private = true
+	w.ownHeader = true
 }
 
-// Implicit sets the status of a Write without a WriteHeader, otherwise 200.
-func (w *Writer) Implicit(status int) { w.implicit = uint16(status) }
+// DefaultStatus sets the status of a Write without a WriteHeader, otherwise 200.
+func (w *Writer) DefaultStatus(status int) { w.defaultStatus = uint16(status) }
 
 // Rewrite sets f, which may change the header of a final status before it is
 // kept or sent and says whether the body is to be dropped, and returns the
@@ -116,7 +116,7 @@ func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func
 // request's context when the handler has returned, and then gives the buffer
 // of the response to another one, into which a late Write would go. While a
 // middleware outside still runs, and with other servers, it is not over.
-func (w *Writer) over() bool { return w.sealed && w.phase == passing && w.taken() }
+func (w *Writer) over() bool { return w.handlerDone && w.phase == passing && w.taken() }
 
 func (w *Writer) taken() bool {
 	ctx := w.req.Context()
@@ -127,7 +127,7 @@ func (w *Writer) taken() bool {
 func (w *Writer) Header() http.Header {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.phase == passing && !w.private {
+	if w.phase == passing && !w.ownHeader {
 		return w.rw.Header()
 	}
 	return w.headerLocked()
@@ -164,17 +164,17 @@ func (w *Writer) WriteHeader(status int) {
 		return
 	}
 	if status < 100 || status > 999 {
-		if w.status == 0 && !w.sealed {
+		if w.status == 0 && !w.handlerDone {
 			// net/http panics in WriteHeader; held back, the panic would come after COMMIT.
 			panic(fmt.Sprintf("invalid WriteHeader code %v", status))
 		}
 		return
 	}
 	switch {
-	case w.sealed:
+	case w.handlerDone:
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		if w.status == 0 {
-			if w.private {
+			if w.ownHeader {
 				replace(w.rw.Header(), w.header)
 			}
 			w.rw.WriteHeader(status)
@@ -245,10 +245,10 @@ func (w *Writer) declare(key string, values []string) bool {
 	return true
 }
 
-// look sees to the framing before a response streams whose handler never asked
+// adoptOuterHeader sees to the framing before a response streams whose handler never asked
 // for the header: a middleware outside may have declared a length.
-func (w *Writer) look() {
-	if w.header == nil && w.status != 0 && !w.sealed {
+func (w *Writer) adoptOuterHeader() {
+	if w.header == nil && w.status != 0 && !w.handlerDone {
 		w.headerLocked()
 		w.frame()
 	}
@@ -267,11 +267,11 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 	switch {
 	case w.phase == passing || w.phase == hijacked:
 		return w.passLocked(p, s)
-	case w.sealed:
+	case w.handlerDone:
 		return 0, ErrReturned
 	}
 	if w.status == 0 {
-		w.setStatus(int(w.implicit))
+		w.setStatus(int(w.defaultStatus))
 	}
 	if n == 0 {
 		return 0, nil
@@ -282,7 +282,7 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 	w.written += int64(n) // also if refused: net/http counts likewise
 	hold := w.phase == holding && w.fits(n)
 	if w.phase == holding && !hold {
-		w.look()
+		w.adoptOuterHeader()
 	}
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
 		return 0, http.ErrContentLength
@@ -318,11 +318,11 @@ func (w *Writer) streamLocked(p []byte, s string) (n int, err error) {
 		return n, err
 	}
 	rest := len(p) + len(s) - 1
-	w.kept = true
+	w.lastByteHeld = true
 	if p != nil {
-		w.last, p = p[rest], p[:rest]
+		w.lastByte, p = p[rest], p[:rest]
 	} else {
-		w.last, s = s[rest], s[:rest]
+		w.lastByte, s = s[rest], s[:rest]
 	}
 	if rest > 0 {
 		w.unlocked(func() { n, err = w.pass(p, s) })
@@ -398,7 +398,7 @@ func (w *Writer) sendHeaderLocked() {
 	switch {
 	case w.sent == nil: // the handler never asked for the header
 		w.rw.WriteHeader(int(w.status))
-	case w.private:
+	case w.ownHeader:
 		w.sent.restore(w.rw.Header())
 		w.rw.WriteHeader(int(w.status))
 	case w.sent.equal(w.header):
@@ -427,7 +427,7 @@ type writerOnly struct{ io.Writer }
 func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.phase == holding && !w.sealed {
+	for w.phase == holding && !w.handlerDone {
 		hold := w.holdFrom(src)
 		if hold == 0 {
 			if w.bodyWanted() {
@@ -440,14 +440,14 @@ func (w *Writer) ReadFrom(src io.Reader) (n int64, err error) {
 		}
 		m, err := w.copyLocked(writerOnly{w}, io.LimitReader(src, hold))
 		n += m
-		w.copied = w.copied || n >= sniffLen
+		w.chunkedByCopy = w.chunkedByCopy || n >= sniffLen
 		if err != nil || m < hold {
 			return n, err
 		}
 	}
 	var m int64
 	switch {
-	case w.over(), w.sealed && (w.phase == holding || w.phase == streaming):
+	case w.over(), w.handlerDone && (w.phase == holding || w.phase == streaming):
 		return n, ErrReturned
 	case w.phase == passing && w.dropBody:
 		m, err = w.copyLocked(io.Discard, src)
@@ -483,7 +483,7 @@ func (w *Writer) holdFrom(src io.Reader) int64 {
 	if w.status == 0 {
 		return min(room, sniffLen+1)
 	}
-	w.look()
+	w.adoptOuterHeader()
 	if !w.bodyWanted() {
 		return 0
 	}
@@ -538,7 +538,7 @@ func (w *Writer) startFlush() (waits bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.phase == holding || w.phase == streaming || w.over() {
-		if w.sealed {
+		if w.handlerDone {
 			return false, ErrReturned
 		}
 		if !implements[http.Flusher](w.rw) && !implements[interface{ FlushError() error }](w.rw) {
@@ -549,9 +549,9 @@ func (w *Writer) startFlush() (waits bool, err error) {
 		return false, nil
 	}
 	if w.status == 0 {
-		w.setStatus(int(w.implicit))
+		w.setStatus(int(w.defaultStatus))
 	}
-	w.look()
+	w.adoptOuterHeader()
 	if !w.bodyWanted() || w.length >= 0 && w.written >= w.length {
 		w.flushed = true
 		return true, nil
@@ -564,7 +564,7 @@ func (w *Writer) startFlush() (waits bool, err error) {
 func (w *Writer) answerable() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over() || w.sealed && w.phase != passing {
+	if w.over() || w.handlerDone && w.phase != passing {
 		return ErrReturned
 	}
 	return nil
@@ -642,7 +642,7 @@ func (w *Writer) startHijack() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.sealed:
+	case w.handlerDone:
 		return ErrReturned
 	case w.phase == holding && w.status != 0:
 		return w.startLocked()
@@ -656,7 +656,7 @@ func (w *Writer) canHijack() error {
 	switch {
 	case w.phase == hijacked:
 		return http.ErrHijacked
-	case w.sealed:
+	case w.handlerDone:
 		return ErrReturned // net/http panics here
 	case !implements[http.Hijacker](w.rw):
 		return http.ErrNotSupported
@@ -685,13 +685,13 @@ type State struct {
 	Hijacked bool
 }
 
-// Seal ends the handler's part: nothing can be added to the response any more.
-func (w *Writer) Seal() State {
+// HandlerDone ends the handler's part: nothing can be added to the response any more.
+func (w *Writer) HandlerDone() State {
 	w.mu.Lock()
-	w.sealed = true
+	w.handlerDone = true
 	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
 	if s.Status == 0 {
-		s.Status = int(w.implicit)
+		s.Status = int(w.defaultStatus)
 	}
 	w.mu.Unlock()
 	return s
@@ -716,7 +716,7 @@ func (w *Writer) SentHeader() http.Header {
 	return w.headerLocked()
 }
 
-// Release lets the response complete, and closes w. Seal comes before it.
+// Release lets the response complete, and closes w. HandlerDone comes before it.
 func (w *Writer) Release() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -732,7 +732,7 @@ func (w *Writer) releaseLocked() {
 			break
 		}
 		// net/http answers 200 by itself, and the writers outside need not know.
-		if w.private {
+		if w.ownHeader {
 			replace(w.rw.Header(), w.header)
 		}
 		if w.header != nil {
@@ -740,16 +740,16 @@ func (w *Writer) releaseLocked() {
 		}
 		return
 	case streaming:
-		if w.kept {
-			w.kept = false
-			last := [1]byte{w.last}
+		if w.lastByteHeld {
+			w.lastByteHeld = false
+			last := [1]byte{w.lastByte}
 			// A client that has gone is nobody's business here.
 			w.unlocked(func() { _, _ = w.rw.Write(last[:]) })
 		}
 	default:
 		return
 	}
-	if w.private {
+	if w.ownHeader {
 		w.sent.change(w.rw.Header(), w.header) // for the trailers
 	}
 }
@@ -758,7 +758,7 @@ func (w *Writer) releaseHeldLocked() {
 	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > int64(w.buffered()) && w.length < 0 {
 		w.tellLength()
 	}
-	chunk := w.copied && w.laterTrailers()
+	chunk := w.chunkedByCopy && w.laterTrailers()
 	_ = w.startLocked()
 	if chunk {
 		w.unlocked(func() { _ = http.NewResponseController(w.rw).Flush() })
@@ -802,7 +802,7 @@ func (w *Writer) Reset() {
 func (w *Writer) Abort() {
 	w.mu.Lock()
 	closes := w.length < 0 && !w.req.ProtoAtLeast(1, 1)
-	w.kept = false
+	w.lastByteHeld = false
 	w.mu.Unlock()
 	rc := http.NewResponseController(w.rw)
 	// Where the end of the connection is the end of the response, only a reset
@@ -839,7 +839,7 @@ func (w *Writer) Close() {
 }
 
 func (w *Writer) closeLocked() {
-	w.sealed = true
+	w.handlerDone = true
 	if w.phase != hijacked {
 		w.phase = passing
 	}

@@ -106,7 +106,7 @@ func writer(c http.ResponseWriter, r *http.Request, limit int) *Writer {
 }
 
 func (w *Writer) finish() {
-	w.Seal()
+	w.HandlerDone()
 	w.Release()
 	w.Close()
 }
@@ -124,8 +124,8 @@ func TestHeldUntilRelease(t *testing.T) {
 	if got := c.String(); c.status != 0 || c.body.Len() != 0 || w.Untouched() {
 		t.Errorf("got %s before Release, want nothing", got)
 	}
-	if got, want := w.Seal(), (State{Status: 201, Held: true}); got != want {
-		t.Errorf("Seal: got %+v, want %+v", got, want)
+	if got, want := w.HandlerDone(), (State{Status: 201, Held: true}); got != want {
+		t.Errorf("HandlerDone: got %+v, want %+v", got, want)
 	}
 	w.Release()
 	w.Close()
@@ -145,8 +145,8 @@ func TestStreamsBeyondTheLimit(t *testing.T) {
 	if got := c.body.String(); got != "0123456789x" {
 		t.Errorf("got %q, want everything", got)
 	}
-	if got, want := w.Seal(), (State{Status: 200}); got != want {
-		t.Errorf("Seal: got %+v, want %+v", got, want)
+	if got, want := w.HandlerDone(), (State{Status: 200}); got != want {
+		t.Errorf("HandlerDone: got %+v, want %+v", got, want)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestLastByteOfALengthWaits(t *testing.T) {
 		w := writer(c, request("GET"), 4)
 		w.Header().Set("Content-Length", "16")
 		write(w)
-		w.Seal()
+		w.HandlerDone()
 		if got := c.body.String(); got != body[:15] {
 			t.Errorf("%s: got %q before Release, want all but the last byte", name, got)
 		}
@@ -205,7 +205,7 @@ func TestAbortKeepsTheLastByte(t *testing.T) {
 	w := writer(c, request("GET"), 4)
 	w.Header().Set("Content-Length", "10")
 	_, _ = w.WriteString("0123456789")
-	w.Seal()
+	w.HandlerDone()
 	w.Abort()
 	w.Release() // must not send it either
 	w.Close()
@@ -236,21 +236,21 @@ func TestFlushThatWouldComplete(t *testing.T) {
 		if under.status != 0 || under.flushes != 0 {
 			t.Errorf("%s: got %s after Flush, want nothing sent", name, under)
 		}
-		if !w.Seal().Held {
+		if !w.HandlerDone().Held {
 			t.Errorf("%s: not held any more", name)
 		}
 	}
 }
 
 func TestResetTakesEverythingBack(t *testing.T) {
-	for _, private := range []bool{false, true} {
+	for _, own := range []bool{false, true} {
 		c := newClient()
 		c.header["Outside"] = []string{"a", "b"}
 		c.header["Date"] = nil
 		before := maps.Clone(c.header)
 		w := writer(c, request("POST"), 100)
-		if private {
-			w.Private()
+		if own {
+			w.OwnHeader()
 		}
 		w.Header().Set("Outside", "changed")
 		w.Header().Set("X", "1")
@@ -258,11 +258,11 @@ func TestResetTakesEverythingBack(t *testing.T) {
 		w.Header()["Date"] = []string{"now"}
 		_, _ = w.WriteString("body")
 		w.Header().Set("Trailer:Sum", "1")
-		w.Seal()
+		w.HandlerDone()
 		w.Reset()
 		w.Close()
 		if !reflect.DeepEqual(c.header, before) || c.status != 0 || c.body.Len() != 0 {
-			t.Errorf("private %t: got %v, %s, want %v and nothing sent", private, c.header, c, before)
+			t.Errorf("own %t: got %v, %s, want %v and nothing sent", own, c.header, c, before)
 		}
 	}
 }
@@ -271,18 +271,18 @@ func TestResetWithoutHeader(t *testing.T) {
 	c := newClient()
 	w := writer(c, request("POST"), 100)
 	w.Header().Set("X", "1")
-	w.Seal()
+	w.HandlerDone()
 	w.Reset()
 	if len(c.header) != 0 {
 		t.Errorf("got %v, want an empty header", c.header)
 	}
 }
 
-func TestPrivateHeaderIsNotTheClients(t *testing.T) {
+func TestOwnHeaderIsNotTheClients(t *testing.T) {
 	c := newClient()
 	c.header["Outside"] = []string{"1"}
 	w := writer(c, request("GET"), 100)
-	w.Private()
+	w.OwnHeader()
 	w.Header().Set("X", "1")
 	w.Header()["Outside"][0] = "2"
 	if c.header.Get("X") != "" || c.header.Get("Outside") != "1" {
@@ -301,34 +301,34 @@ func TestPrivateHeaderIsNotTheClients(t *testing.T) {
 	}
 	w.Header().Set("Late", "1")
 	if c.header.Get("Late") != "" {
-		t.Error("a private header is the client's after Close")
+		t.Error("the own header is the client's after Close")
 	}
 }
 
-func TestPrivateWithoutAHeaderMap(t *testing.T) {
+func TestOwnHeaderWithoutAMap(t *testing.T) {
 	c := &client{}
 	w := writer(noHeader{c}, request("GET"), 100)
-	w.Private()
+	w.OwnHeader()
 	w.Header().Set("X", "1")
-	w.Seal()
+	w.HandlerDone()
 }
 
 type noHeader struct{ *client }
 
 func (noHeader) Header() http.Header { return nil }
 
-func TestPrivateUntouchedHasItsHeader(t *testing.T) {
-	for _, private := range []bool{false, true} {
+func TestOwnHeaderOfAnUntouchedResponse(t *testing.T) {
+	for _, own := range []bool{false, true} {
 		c := newClient()
 		w := writer(c, request("GET"), 100)
-		if private {
-			w.Private()
+		if own {
+			w.OwnHeader()
 		}
 		w.Header().Set("X", "1")
 		w.Header().Set("Transfer-Encoding", "identity")
 		w.finish()
 		if c.status != 0 || c.header.Get("X") != "1" || c.header.Get("Transfer-Encoding") != "" {
-			t.Errorf("private %t: got %v, want X, and the status left to net/http", private, c)
+			t.Errorf("own %t: got %v, want X, and the status left to net/http", own, c)
 		}
 	}
 }
@@ -391,7 +391,7 @@ func TestStatusWhileStreaming(t *testing.T) {
 	w := writer(c, request("GET"), 1)
 	_, _ = w.WriteString("body")
 	w.WriteHeader(500)
-	if got := w.Seal(); got.Status != 200 || got.Held {
+	if got := w.HandlerDone(); got.Status != 200 || got.Held {
 		t.Errorf("got %+v, want a streaming 200", got)
 	}
 	w.WriteHeader(500)
@@ -544,7 +544,7 @@ func TestClientThatHasGone(t *testing.T) {
 	}
 }
 
-func TestAfterSealNothingIsAdded(t *testing.T) {
+func TestAfterHandlerDoneNothingIsAdded(t *testing.T) {
 	for _, streaming := range []bool{false, true} {
 		c := newClient()
 		w := writer(c, request("GET"), 4)
@@ -553,7 +553,7 @@ func TestAfterSealNothingIsAdded(t *testing.T) {
 		if streaming {
 			_ = w.FlushError()
 		}
-		w.Seal()
+		w.HandlerDone()
 		before := c.String()
 		_, err := w.WriteString("two")
 		_, err2 := w.ReadFrom(strings.NewReader("two"))
@@ -596,13 +596,13 @@ func TestAfterCloseAllIsPassedOn(t *testing.T) {
 	}
 }
 
-func TestHijackAfterSealDoesNothing(t *testing.T) {
+func TestHijackAfterHandlerDoneDoesNothing(t *testing.T) {
 	c := newClient()
 	c.conn, _ = net.Pipe()
 	w := writer(c, request("GET"), 100)
 	_, _ = w.WriteString("body")
 	_, _, err := w.HijackAfter(func(int) error {
-		w.Seal() // the handler returns while the goroutine that hijacks commits
+		w.HandlerDone() // the handler returns while the goroutine that hijacks commits
 		return nil
 	})
 	if err != ErrReturned || c.status != 0 {
@@ -626,7 +626,7 @@ func TestHijack(t *testing.T) {
 	if _, _, err := w.Hijack(); err != http.ErrHijacked {
 		t.Errorf("again: got %v, want ErrHijacked", err)
 	}
-	if s := w.Seal(); !s.Hijacked || s.Held {
+	if s := w.HandlerDone(); !s.Hijacked || s.Held {
 		t.Errorf("got %+v, want hijacked", s)
 	}
 	w.Release()
@@ -640,7 +640,7 @@ func TestHijack(t *testing.T) {
 	}
 	c.conn = nil
 	w = writer(c, request("GET"), 100)
-	if _, _, err := w.Hijack(); err != errClient || !w.Seal().Held {
+	if _, _, err := w.Hijack(); err != errClient || !w.HandlerDone().Held {
 		t.Errorf("got %v, want the error, and the response held", err)
 	}
 }
@@ -657,7 +657,7 @@ func TestController(t *testing.T) {
 		t.Error(err)
 	}
 	plain := writer(struct{ http.ResponseWriter }{c}, request("GET"), 100)
-	if err := plain.FlushError(); err != http.ErrNotSupported || !plain.Seal().Held {
+	if err := plain.FlushError(); err != http.ErrNotSupported || !plain.HandlerDone().Held {
 		t.Errorf("got %v, want ErrNotSupported, and the response held", err)
 	}
 }
@@ -689,7 +689,7 @@ func TestRewrite(t *testing.T) {
 	for _, status := range []int{200, 301} {
 		for name, make := range map[string]func(c *client) *Writer{
 			"held":   func(c *client) *Writer { return writer(c, request("GET"), 100) },
-			"passed": func(c *client) *Writer { return Pass(c, request("GET")) },
+			"passed": func(c *client) *Writer { return PassThrough(c, request("GET")) },
 		} {
 			c := newClient()
 			w := make(c)
@@ -757,15 +757,15 @@ func TestInvalidStatusPanics(t *testing.T) {
 	writer(newClient(), request("GET"), 1).WriteHeader(42)
 }
 
-func TestImplicitStatus(t *testing.T) {
+func TestDefaultStatus(t *testing.T) {
 	w := writer(newClient(), request("GET"), 100)
-	w.Implicit(503)
-	if got := w.Seal().Status; got != 503 {
+	w.DefaultStatus(503)
+	if got := w.HandlerDone().Status; got != 503 {
 		t.Errorf("got %d, want 503", got)
 	}
 	c := newClient()
 	w = writer(c, request("GET"), 100)
-	w.Implicit(503)
+	w.DefaultStatus(503)
 	_, _ = w.Write([]byte("x"))
 	w.finish()
 	if c.status != 503 {
@@ -817,7 +817,7 @@ func TestBuffersAreNeverShared(t *testing.T) {
 						_, _ = w.ReadFrom(strings.NewReader(mark))
 					}
 				}()
-				state := w.Seal()
+				state := w.HandlerDone()
 				switch {
 				case !state.Held:
 					w.Abort()
@@ -871,7 +871,7 @@ func TestStrayGoroutines(t *testing.T) {
 							stray(w)
 						}
 					}()
-					s := w.Seal()
+					s := w.HandlerDone()
 					finish(w, s)
 					w.Close()
 					<-done
@@ -897,7 +897,7 @@ func TestBlockedWriteHoldsNoLock(t *testing.T) {
 		_, _ = w.WriteString("cd")
 	}()
 	<-entered
-	if w.Seal().Held {
+	if w.HandlerDone().Held {
 		t.Error("held while the client is written to")
 	}
 	w.Abort()
@@ -932,7 +932,7 @@ func TestAbortOfHTTP10Resets(t *testing.T) {
 		r.ProtoMajor, r.ProtoMinor = 1, 0
 		w := writer(c, r, 2)
 		_, _ = w.WriteString("body")
-		w.Seal()
+		w.HandlerDone()
 		w.Abort()
 		if l.linger != 0 || !l.closed {
 			t.Errorf("linger %d, closed %t: no reset", l.linger, l.closed)
@@ -953,7 +953,7 @@ func TestAbortOfHTTP10WithLengthOrWithoutHijack(t *testing.T) {
 			w.Header().Set("Content-Length", length)
 		}
 		_, _ = w.WriteString("body")
-		w.Seal()
+		w.HandlerDone()
 		w.Abort()
 		if c.deadline.IsZero() {
 			t.Errorf("length %q: no write deadline", length)
@@ -969,7 +969,7 @@ func TestAbortWithoutDeadlineTakesTheConnection(t *testing.T) {
 		http.Hijacker
 	}{c, c}, request("GET"), 2)
 	_, _ = w.WriteString("body")
-	w.Seal()
+	w.HandlerDone()
 	w.Abort()
 	if conn.linger != 0 || !conn.closed {
 		t.Errorf("linger %d, closed %t: the connection lives", conn.linger, conn.closed)
@@ -1047,7 +1047,7 @@ func TestSuperfluousInvalidStatusIsIgnored(t *testing.T) {
 	w := writer(c, request("GET"), 100)
 	w.WriteHeader(201)
 	w.WriteHeader(0)
-	w.Seal()
+	w.HandlerDone()
 	w.WriteHeader(1000)
 	w.WriteHeader(500)
 	w.Release()
@@ -1103,16 +1103,16 @@ func TestWriterBelowPanics(t *testing.T) {
 		name, at string
 		do       func(w *Writer, arm func())
 	}{
-		{"held", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Seal(); w.Release() }},
-		{"held", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(201); arm(); w.Seal(); w.Release() }},
+		{"held", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.HandlerDone(); w.Release() }},
+		{"held", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(201); arm(); w.HandlerDone(); w.Release() }},
 		{"held and flushed for trailers", "Flush", func(w *Writer, arm func()) {
 			_, _ = w.ReadFrom(strings.NewReader(strings.Repeat("x", 2*sniffLen)))
 			w.Header().Set(http.TrailerPrefix+"X", "1")
 			arm()
-			w.Seal()
+			w.HandlerDone()
 			w.Release()
 		}},
-		{"untouched", "Header", func(w *Writer, arm func()) { w.Header().Set("X", "1"); arm(); w.Seal(); w.Release() }},
+		{"untouched", "Header", func(w *Writer, arm func()) { w.Header().Set("X", "1"); arm(); w.HandlerDone(); w.Release() }},
 		{"grows too large", "Write", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
 		{"grows too large", "WriteHeader", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
 		{"grows too large", "Header", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
@@ -1129,7 +1129,7 @@ func TestWriterBelowPanics(t *testing.T) {
 			w.Header().Set("Content-Length", "100")
 			_, _ = w.WriteString(large)
 			arm()
-			w.Seal()
+			w.HandlerDone()
 			w.Release()
 		}},
 		{"flushed", "WriteHeader", func(w *Writer, arm func()) { arm(); w.Flush() }},
@@ -1160,7 +1160,7 @@ func TestWriterBelowPanics(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				w.Seal()
+				w.HandlerDone()
 				w.Abort()
 				w.Close()
 			}()
