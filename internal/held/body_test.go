@@ -7,12 +7,15 @@ import (
 )
 
 func TestLargeBuffersAreNotKept(t *testing.T) {
-	b := &buffer{b: make([]byte, 0, keepBuffer+1)}
+	b := newBody(keepMemory + 1)
+	if err := b.append(make([]byte, keepMemory+1), ""); err != nil {
+		t.Fatal(err)
+	}
 	b.free()
 	s := &snapshot{vals: make([]string, 0, keepValues+1)}
 	s.free()
 	for range 100 {
-		if got := buffers.Get().(*buffer); got == b {
+		if got := bodies.Get().(*body); got == b {
 			t.Fatal("a large buffer came back")
 		}
 		if got := snapshots.Get().(*snapshot); got == s {
@@ -23,12 +26,14 @@ func TestLargeBuffersAreNotKept(t *testing.T) {
 
 func TestBufferGrowsToTheLimit(t *testing.T) {
 	const limit = 10_000
-	b := new(buffer)
+	m := &memory{limit: limit}
 	for range limit / 10 {
-		b.add([]byte("0123456789"), "", limit)
+		if err := m.append([]byte("0123456789"), ""); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if len(b.b) != limit || cap(b.b) != limit {
-		t.Errorf("%d bytes in %d, want %d", len(b.b), cap(b.b), limit)
+	if m.length() != limit || cap(m.bytes) != limit {
+		t.Errorf("%d bytes in %d, want %d", m.length(), cap(m.bytes), limit)
 	}
 }
 

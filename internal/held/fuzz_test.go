@@ -37,7 +37,7 @@ var fuzzStatuses = []int{200, 201, 204, 302, 304, 404, 500, 103}
 // text has something to sniff.
 const text = "<html><body>\x00 the text of the response goes on and on"
 
-func body(from, n int) string {
+func bodyText(from, n int) string {
 	return strings.Repeat(text, (from%len(text)+n)/len(text)+1)[from%len(text):][:n]
 }
 
@@ -73,7 +73,7 @@ func (s *script) step() {
 		s.w.WriteHeader(status)
 	case 1, 2:
 		s.see(200)
-		p := body(s.wrote, arg*13)
+		p := bodyText(s.wrote, arg*13)
 		s.wrote += len(p)
 		if op%9 == 1 {
 			s.note(s.w.Write([]byte(p)))
@@ -94,7 +94,7 @@ func (s *script) step() {
 			// Beyond the length net/http would send what the client takes for another response.
 			n = min(n, max(s.length-s.wrote, 0))
 		}
-		src := io.Reader(strings.NewReader(body(s.wrote, n)))
+		src := io.Reader(strings.NewReader(bodyText(s.wrote, n)))
 		if arg%2 == 0 {
 			src = io.LimitReader(src, int64(n))
 		}

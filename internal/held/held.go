@@ -55,7 +55,7 @@ type Writer struct {
 	header http.Header // the handler's: rw's own or, with OwnHeader, a map apart; nil until asked for
 	base   *snapshot   // rw's header before the handler touched it
 	sent   *snapshot   // the handler's header at WriteHeader; what comes later is not sent
-	buf    *buffer
+	body   *body
 
 	length  int64 // declared Content-Length, -1 if there is none
 	written int64 // bytes the handler has written, as net/http counts them
@@ -183,9 +183,9 @@ func (w *Writer) WriteHeader(status int) {
 		w.setStatus(status)
 	case status >= 400:
 		// The page that broke half-way and then called http.Error.
-		w.buf.free()
+		w.body.free()
 		w.sent.free()
-		w.buf, w.sent, w.written, w.dropBody = nil, nil, 0, false
+		w.body, w.sent, w.written, w.dropBody = nil, nil, 0, false
 		w.setStatus(status)
 	}
 }
@@ -288,7 +288,9 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	if hold {
-		w.hold(p, s, n)
+		if err := w.hold(p, s, n); err != nil {
+			return 0, err
+		}
 		return n, nil
 	}
 	if w.phase == holding {
@@ -343,25 +345,18 @@ func (w *Writer) unlocked(f func()) {
 
 // fits reports whether n more bytes can be kept here, or need not be kept at all.
 func (w *Writer) fits(n int) bool {
-	return w.dropBody || w.req.Method == http.MethodHead || w.buffered()+n <= w.limit
-}
-
-func (w *Writer) buffered() int {
-	if w.buf == nil {
-		return 0
-	}
-	return len(w.buf.b)
+	return w.dropBody || w.req.Method == http.MethodHead || w.body.length()+n <= w.limit
 }
 
 // hold keeps the bytes.
-func (w *Writer) hold(p []byte, s string, n int) {
+func (w *Writer) hold(p []byte, s string, n int) error {
 	if w.dropBody {
-		return
+		return nil
 	}
 	if w.req.Method == http.MethodHead {
 		// Counted for the length and kept as far as the type is sniffed from it.
-		if n = min(n, sniffLen-w.buffered()); n == 0 || w.flushed {
-			return
+		if n = min(n, sniffLen-w.body.length()); n == 0 || w.flushed {
+			return nil
 		}
 		if p != nil {
 			p = p[:n]
@@ -369,10 +364,10 @@ func (w *Writer) hold(p []byte, s string, n int) {
 			s = s[:n]
 		}
 	}
-	if w.buf == nil {
-		w.buf = buffers.Get().(*buffer)
+	if w.body == nil {
+		w.body = newBody(max(w.limit, sniffLen))
 	}
-	w.buf.add(p, s, max(w.limit, sniffLen))
+	return w.body.append(p, s)
 }
 
 // startLocked sends the header and what was held, and goes over to streaming.
@@ -380,14 +375,14 @@ func (w *Writer) hold(p []byte, s string, n int) {
 func (w *Writer) startLocked() error {
 	w.phase = streaming
 	w.sendHeaderLocked()
-	buf := w.buf
-	w.buf = nil
-	if buf == nil {
+	body := w.body
+	w.body = nil
+	if body == nil {
 		return nil
 	}
 	var err error
-	w.unlocked(func() { _, err = w.rw.Write(buf.b) })
-	buf.free()
+	w.unlocked(func() { err = body.writeTo(w.rw) })
+	body.free()
 	return err
 }
 
@@ -479,7 +474,7 @@ func (w *Writer) bodyWanted() bool {
 // may stream: enough for the type to be sniffed and for src to have proved
 // readable (golang.org/issue/5660), and all that fits if the rest may fit too.
 func (w *Writer) holdFrom(src io.Reader) int64 {
-	room := int64(w.limit) + 1 - int64(w.buffered())
+	room := int64(w.limit) + 1 - int64(w.body.length())
 	if w.status == 0 {
 		return min(room, sniffLen+1)
 	}
@@ -755,7 +750,7 @@ func (w *Writer) releaseLocked() {
 }
 
 func (w *Writer) releaseHeldLocked() {
-	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > int64(w.buffered()) && w.length < 0 {
+	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.written > int64(w.body.length()) && w.length < 0 {
 		w.tellLength()
 	}
 	chunk := w.chunkedByCopy && w.laterTrailers()
@@ -850,9 +845,9 @@ func (w *Writer) closeLocked() {
 }
 
 func (w *Writer) freeLocked() {
-	w.buf.free()
+	w.body.free()
 	w.sent.free()
-	w.buf, w.sent = nil, nil
+	w.body, w.sent = nil, nil
 }
 
 // bodyAllowed is that of net/http (RFC 9110, section 6.4.1).
