@@ -5,11 +5,10 @@ import (
 	"sync"
 )
 
-// store is a place for the bytes of a held response. Memory is the only one.
+// store is a place for the bytes of a held response. Memory is the only one so far.
+// It is used by one goroutine at a time.
 type store interface {
-	// length returns how many bytes are stored.
-	length() int
-	// append adds p, or s if p is nil. It keeps neither.
+	// append adds p and s, of which one is empty.
 	append(p []byte, s string) error
 	// writeTo writes all that is stored to dst.
 	writeTo(dst io.Writer) error
@@ -20,13 +19,15 @@ type store interface {
 // body is what is held of a response. The Writer has a pointer to it: an
 // interface takes 8 bytes more, and the Writer has no room for them.
 type body struct {
-	store
-	memory memory // is pooled with the body
+	store  store
+	size   int    // how many bytes are stored
+	memory memory // pooled with the body
 }
 
 var bodies = sync.Pool{New: func() any { return new(body) }}
 
-// newBody returns an empty body for limit bytes. Another store is chosen here.
+// newBody returns an empty body for a response held up to limit bytes. The store
+// is chosen here.
 func newBody(limit int) *body {
 	b := bodies.Get().(*body)
 	b.memory.limit = limit
@@ -39,7 +40,22 @@ func (b *body) length() int {
 	if b == nil {
 		return 0
 	}
-	return b.store.length()
+	return b.size
+}
+
+// append adds p and s, of which one is empty.
+func (b *body) append(p []byte, s string) error {
+	b.size += len(p) + len(s)
+	return b.store.append(p, s)
+}
+
+// writeTo writes the body to dst, and frees it.
+func (b *body) writeTo(dst io.Writer) error {
+	if b == nil {
+		return nil
+	}
+	defer b.free()
+	return b.store.writeTo(dst)
 }
 
 // free gives the body back. Nothing may use it afterwards.
@@ -48,7 +64,7 @@ func (b *body) free() {
 		return
 	}
 	b.store.free()
-	b.store = nil
+	b.size = 0
 	if cap(b.memory.bytes) <= keepMemory {
 		bodies.Put(b)
 	}
@@ -67,8 +83,6 @@ type memory struct {
 	bytes []byte
 	limit int
 }
-
-func (m *memory) length() int { return len(m.bytes) }
 
 // append grows to the limit at most, so that a response held up to the limit
 // takes no more than that.

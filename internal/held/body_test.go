@@ -1,6 +1,7 @@
 package held
 
 import (
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -32,8 +33,8 @@ func TestBufferGrowsToTheLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if m.length() != limit || cap(m.bytes) != limit {
-		t.Errorf("%d bytes in %d, want %d", m.length(), cap(m.bytes), limit)
+	if len(m.bytes) != limit || cap(m.bytes) != limit {
+		t.Errorf("%d bytes in %d, want %d", len(m.bytes), cap(m.bytes), limit)
 	}
 }
 
@@ -73,4 +74,23 @@ func TestBuffersAreNeverShared(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// failing is a store that takes nothing.
+type failing struct{ freed int }
+
+func (*failing) append([]byte, string) error { return errClient }
+func (*failing) writeTo(io.Writer) error     { return errClient }
+func (f *failing) free()                     { f.freed++ }
+
+func TestStoreThatFails(t *testing.T) {
+	c, f := newClient(), new(failing)
+	w := writer(c, request("GET"), 100)
+	w.body = &body{store: f}
+	if n, err := w.WriteString("x"); n != 0 || err != errClient {
+		t.Errorf("Write: got %d %v, want the store's error", n, err)
+	}
+	if err := w.FlushError(); err != errClient || f.freed != 1 {
+		t.Errorf("Flush: got %v, freed %d times, want the store's error, and freed once", err, f.freed)
+	}
 }

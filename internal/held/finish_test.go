@@ -1,6 +1,7 @@
 package held
 
 import (
+	"bufio"
 	"crypto/tls"
 	"maps"
 	"net"
@@ -331,5 +332,87 @@ func TestWriterBelowPanics(t *testing.T) {
 				t.Fatal("the end of the response waits for a lock")
 			}
 		})
+	}
+}
+
+// lockSpy is an underlying writer that notes which of its methods are called while
+// the lock of the Writer is held.
+type lockSpy struct {
+	*client
+	w    *Writer
+	held map[string]bool
+}
+
+func (s *lockSpy) note(method string) {
+	free := s.w.mu.TryLock()
+	if free {
+		s.w.mu.Unlock()
+	}
+	s.held[method] = s.held[method] || !free
+}
+
+func (s *lockSpy) WriteHeader(status int) {
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		s.note("early WriteHeader")
+	} else {
+		s.note("WriteHeader")
+	}
+	s.client.WriteHeader(status)
+}
+
+func (s *lockSpy) Write(p []byte) (int, error) {
+	s.note("Write")
+	return s.client.Write(p)
+}
+
+func (s *lockSpy) Flush() {
+	s.note("Flush")
+	s.client.Flush()
+}
+
+func (s *lockSpy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	s.note("Hijack")
+	return s.client.Hijack()
+}
+
+func (s *lockSpy) SetWriteDeadline(t time.Time) error {
+	s.note("SetWriteDeadline")
+	return s.client.SetWriteDeadline(t)
+}
+
+// Nobody waits for a client with the lock. A final status alone is handed on with
+// it, so that nothing gets ahead of it.
+func TestClientIsNotWaitedForWithTheLock(t *testing.T) {
+	tests := map[string]struct {
+		header string
+		do     func(w *Writer)
+		want   []string
+	}{
+		"held":          {"", func(w *Writer) { _, _ = w.WriteString("x"); w.finish() }, []string{"WriteHeader", "Write"}},
+		"too large":     {"", func(w *Writer) { _, _ = w.WriteString("x"); _, _ = w.WriteString(large) }, []string{"WriteHeader", "Write"}},
+		"last byte":     {"100", func(w *Writer) { _, _ = w.WriteString(large); w.finish() }, []string{"WriteHeader", "Write"}},
+		"read":          {"", func(w *Writer) { _, _ = w.ReadFrom(strings.NewReader(large)); w.finish() }, []string{"WriteHeader", "Write"}},
+		"flushed":       {"", func(w *Writer) { _, _ = w.WriteString("x"); w.Flush() }, []string{"WriteHeader", "Write", "Flush"}},
+		"hijacked":      {"", func(w *Writer) { w.WriteHeader(101); _, _, _ = w.Hijack() }, []string{"WriteHeader", "Hijack"}},
+		"early hints":   {"", func(w *Writer) { w.WriteHeader(103) }, []string{"early WriteHeader"}},
+		"aborted":       {"", func(w *Writer) { w.Flush(); w.HandlerDone(); w.Abort() }, []string{"WriteHeader", "Flush", "SetWriteDeadline"}},
+		"passed on":     {"", func(w *Writer) { w.Close(); w.WriteHeader(103); _, _ = w.WriteString("x") }, []string{"early WriteHeader", "Write"}},
+		"copied, later": {"", func(w *Writer) { w.Close(); _, _ = w.ReadFrom(strings.NewReader("x")) }, []string{"Write"}},
+	}
+	for name, test := range tests {
+		s := &lockSpy{client: newClient(), held: make(map[string]bool)}
+		s.conn = &lingering{}
+		s.w = writer(s, request("GET"), 10)
+		if test.header != "" {
+			s.w.Header().Set("Content-Length", test.header)
+		}
+		test.do(s.w)
+		want := make(map[string]bool)
+		for _, method := range test.want {
+			want[method] = method == "WriteHeader"
+		}
+		if !maps.Equal(s.held, want) {
+			t.Errorf("%s: called, with the lock or not: got %v, want %v", name, s.held, want)
+		}
 	}
 }

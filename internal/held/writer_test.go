@@ -311,3 +311,18 @@ func TestSuperfluousInvalidStatusIsIgnored(t *testing.T) {
 		t.Errorf("got %s, want a 201", c)
 	}
 }
+
+func TestStatus(t *testing.T) {
+	w := writer(newClient(), request("GET"), 100)
+	if status, sent := w.Status(); status != 0 || sent {
+		t.Errorf("got %d, sent %t at the beginning, want 0 and not sent", status, sent)
+	}
+	w.WriteHeader(201)
+	if status, sent := w.Status(); status != 201 || sent {
+		t.Errorf("got %d, sent %t while held, want 201 and not sent", status, sent)
+	}
+	w.Flush()
+	if status, sent := w.Status(); status != 201 || !sent {
+		t.Errorf("got %d, sent %t after Flush, want 201 and sent", status, sent)
+	}
+}
