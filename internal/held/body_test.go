@@ -93,4 +93,9 @@ func TestStoreThatFails(t *testing.T) {
 	if err := w.FlushError(); err != errClient || f.freed != 1 {
 		t.Errorf("Flush: got %v, freed %d times, want the store's error, and freed once", err, f.freed)
 	}
+	for range 100 {
+		if b := newBody(1); b.store != &b.memory {
+			t.Fatal("the store of another response came back")
+		}
+	}
 }

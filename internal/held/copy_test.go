@@ -72,3 +72,16 @@ func TestCopiedWithUndeclaredTrailersIsFlushed(t *testing.T) {
 		}
 	}
 }
+
+func TestCopiedAndDroppedIsFlushedForTrailers(t *testing.T) {
+	c := newClient()
+	w := writer(c, request("GET"), 1000)
+	w.Rewrite(func(int, http.Header) bool { return true })
+	w.Header().Set(http.TrailerPrefix+"Sum", "1")
+	w.WriteHeader(301)
+	_, _ = io.Copy(w, onlyReader{strings.NewReader(strings.Repeat("x", sniffLen))})
+	w.finish()
+	if c.flushes != 1 || c.body.Len() != 0 {
+		t.Errorf("got %s, want no body, and flushed once", c)
+	}
+}

@@ -2,6 +2,7 @@ package held
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"maps"
 	"net"
@@ -414,5 +415,72 @@ func TestClientIsNotWaitedForWithTheLock(t *testing.T) {
 		if !maps.Equal(s.held, want) {
 			t.Errorf("%s: called, with the lock or not: got %v, want %v", name, s.held, want)
 		}
+	}
+}
+
+// A Write that is waiting for the client at the end of the request sends nothing
+// any more when it goes on.
+func TestWriteThatOutlivesTheResponse(t *testing.T) {
+	c := newClient()
+	entered, leave := make(chan struct{}), make(chan struct{})
+	c.block = func() {
+		entered <- struct{}{}
+		<-leave
+	}
+	w := writer(c, request("GET"), 2)
+	_, _ = w.WriteString("ab")
+	done := make(chan error)
+	go func() {
+		_, err := w.WriteString("cd") // sends what is held first
+		done <- err
+	}()
+	<-entered
+	w.HandlerDone()
+	w.Abort()
+	w.Close()
+	close(leave)
+	if err := <-done; err != ErrReturned || c.body.String() != "ab" {
+		t.Errorf("got %v and %q sent, want ErrReturned and what was held", err, c.body.String())
+	}
+}
+
+// net/http has taken the response back: nothing reaches its writer any more.
+func TestOverAtTheServer(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), http.ServerContextKey, new(http.Server)))
+	c := newClient()
+	w := writer(c, request("GET").WithContext(ctx), 100)
+	w.finish()
+	if _, err := w.WriteString("x"); err != nil {
+		t.Errorf("a middleware outside still runs: got %v", err)
+	}
+	before := c.String()
+	cancel()
+	_, err := w.WriteString("y")
+	_, err2 := w.ReadFrom(strings.NewReader("y"))
+	for what, err := range map[string]error{
+		"Write": err, "ReadFrom": err2, "Flush": w.FlushError(), "SetReadDeadline": w.SetReadDeadline(time.Time{}),
+		"SetWriteDeadline": w.SetWriteDeadline(time.Time{}), "EnableFullDuplex": w.EnableFullDuplex(),
+	} {
+		if err != ErrReturned {
+			t.Errorf("%s: got %v, want ErrReturned", what, err)
+		}
+	}
+	w.WriteHeader(103)
+	if got := c.String(); got != before || len(c.early) > 0 {
+		t.Errorf("got %s and early %v, want %s", got, c.early, before)
+	}
+}
+
+func TestAbortWithoutDeadlineAndHijack(t *testing.T) {
+	c := newClient()
+	w := writer(struct {
+		http.ResponseWriter
+		http.Flusher
+	}{c, c}, request("GET"), 2)
+	_, _ = w.WriteString("body")
+	w.HandlerDone()
+	w.Abort()
+	if got := c.header.Get("Content-Length"); got != "9223372036854775807" {
+		t.Errorf("got Content-Length %q, want one that is never reached", got)
 	}
 }

@@ -137,3 +137,16 @@ func TestLengthDeclaredOutside(t *testing.T) {
 		t.Errorf("a body too long: got %v and %s, want ErrContentLength", err, c)
 	}
 }
+
+func TestLengthSpeltOtherwiseIsDropped(t *testing.T) {
+	c := newClient()
+	w := writer(c, request("GET"), 2)
+	w.Header()["content-length"] = []string{"4"}
+	if _, err := w.WriteString("a body"); err != nil {
+		t.Error(err)
+	}
+	w.finish()
+	if _, ok := c.sent["content-length"]; ok {
+		t.Errorf("%v was sent", c.sent)
+	}
+}
