@@ -14,29 +14,28 @@ func (w *Writer) Flush() { _ = w.FlushError() }
 // FlushError sends what is there, except that what would complete the response
 // waits: the header of one without a body, the last byte of a declared length.
 func (w *Writer) FlushError() error {
-	waits, held, err := w.startFlush()
+	waits, err := w.startFlush()
 	if waits || err != nil {
 		return err
 	}
-	if err := held.writeTo(w.rw); err != nil {
+	if err := w.sendHeld(); err != nil {
 		return err
 	}
 	return http.NewResponseController(w.rw).Flush()
 }
 
-// startFlush reports whether the Flush has to wait, and returns what was held if the
-// response has started.
-func (w *Writer) startFlush() (waits bool, held *body, err error) {
+// startFlush starts the response, or reports that the Flush has to wait.
+func (w *Writer) startFlush() (waits bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusedLocked(); err != nil {
-		return false, nil, err
+		return false, err
 	}
 	switch {
 	case w.undecidedLocked() && !canFlush(w.rw):
-		return false, nil, http.ErrNotSupported
+		return false, http.ErrNotSupported
 	case w.phase != holding:
-		return false, nil, nil
+		return false, nil
 	}
 	if w.status == 0 {
 		w.setStatusLocked(int(w.defaultStatus))
@@ -44,9 +43,10 @@ func (w *Writer) startFlush() (waits bool, held *body, err error) {
 	w.adoptOuterHeaderLocked()
 	if !w.bodyWantedLocked() || w.length >= 0 && w.written >= w.length {
 		w.flushWaits = true
-		return true, nil, nil
+		return true, nil
 	}
-	return false, w.startLocked(), nil
+	w.startLocked()
+	return false, nil
 }
 
 func canFlush(rw http.ResponseWriter) bool {
@@ -129,11 +129,10 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 	if err := before(status); err != nil {
 		return nil, nil, err
 	}
-	held, err := w.startHijack()
-	if err != nil {
+	if err := w.startHijack(); err != nil {
 		return nil, nil, err
 	}
-	if err := held.writeTo(w.rw); err != nil {
+	if err := w.sendHeld(); err != nil {
 		return nil, nil, err
 	}
 	conn, rw, err := http.NewResponseController(w.rw).Hijack()
@@ -159,17 +158,17 @@ func (w *Writer) canHijack() (status int, err error) {
 	return int(w.status), nil
 }
 
-// startHijack sends the header if a status was set, and returns what was held.
-func (w *Writer) startHijack() (held *body, err error) {
+// startHijack starts the response if a status was set.
+func (w *Writer) startHijack() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.handlerDone:
-		return nil, ErrReturned // while the caller's function ran
+		return ErrReturned // while the caller's function ran
 	case w.phase == holding && w.status != 0:
-		return w.startLocked(), nil
+		w.startLocked()
 	}
-	return nil, nil
+	return nil
 }
 
 // noteHijacked notes that the connection belongs to the handler.

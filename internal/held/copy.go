@@ -9,8 +9,8 @@ import (
 type copying uint8
 
 const (
-	holdSome  copying = iota
-	sendFirst         // what was held
+	holdSome    copying = iota
+	sendHeldNow         // the response has started
 	dropAll
 	passSome // to the underlying writer, and Write the rest
 	passAll
@@ -25,7 +25,7 @@ type writerOnly struct{ io.Writer }
 func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	var n int64
 	for {
-		do, most, held, err := w.nextCopy(src)
+		do, most, err := w.nextCopy(src)
 		if err != nil {
 			return n, err
 		}
@@ -39,8 +39,8 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 				return n, err
 			}
 			continue
-		case sendFirst:
-			if err := held.writeTo(w.rw); err != nil {
+		case sendHeldNow:
+			if err := w.sendHeld(); err != nil {
 				return n, err
 			}
 			continue
@@ -59,30 +59,30 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 	}
 }
 
-// nextCopy says what to do next with src, with how many of its bytes at most,
-// and what was held if the response has started.
-func (w *Writer) nextCopy(src io.Reader) (do copying, most int64, held *body, err error) {
+// nextCopy says what to do next with src, with how many of its bytes at most.
+func (w *Writer) nextCopy(src io.Reader) (do copying, most int64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusedLocked(); err != nil {
-		return 0, 0, nil, err
+		return 0, 0, err
 	}
 	switch {
 	case w.phase == passingThrough && w.dropBody:
-		return dropAll, 0, nil, nil
+		return dropAll, 0, nil
 	case w.phase == streaming && w.length >= 0:
-		return passSome, w.length - w.written - 1, nil, nil
+		return passSome, w.length - w.written - 1, nil
 	case w.phase != holding:
-		return passAll, 0, nil, nil
+		return passAll, 0, nil
 	}
 	most = w.holdFromLocked(src)
 	switch {
 	case most > 0:
-		return holdSome, most, nil, nil
+		return holdSome, most, nil
 	case w.bodyWantedLocked():
-		return sendFirst, 0, w.startLocked(), nil
+		w.startLocked()
+		return sendHeldNow, 0, nil
 	}
-	return holdSome, math.MaxInt64, nil, nil // Write counts it
+	return holdSome, math.MaxInt64, nil // Write counts it
 }
 
 // noteHeld notes that a ReadFrom has held n bytes so far.

@@ -86,7 +86,8 @@ func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
 	if w.chunkedByCopy && w.laterTrailersLocked() {
 		do = releaseFlushed // so it is chunked, as from net/http alone, and can have trailers
 	}
-	if held = w.startLocked(); held == nil && do == releaseHeld {
+	w.startLocked()
+	if held = w.takeBodyLocked(); held == nil && do == releaseHeld {
 		w.endReleaseLocked()
 		return released, nil
 	}

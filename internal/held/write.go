@@ -15,17 +15,17 @@ func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
 type action uint8
 
 const (
-	sendNothing action = iota // they are held, or dropped
-	sendHeld                  // what is held first
+	sendNothing   action = iota // they are held, or dropped
+	sendHeldFirst               // the response has started
 	sendAll
 	sendButLast // all but the last byte, which is held
 )
 
 // write is given p or s; the other one is empty.
 func (w *Writer) write(p []byte, s string) (int, error) {
-	do, held, err := w.accept(p, s)
-	if do == sendHeld {
-		if err = held.writeTo(w.rw); err == nil {
+	do, err := w.accept(p, s)
+	if do == sendHeldFirst {
+		if err = w.sendHeld(); err == nil {
 			do, err = w.acceptStarted(p, s)
 		}
 	}
@@ -52,13 +52,12 @@ func (w *Writer) pass(p []byte, s string) (int, error) {
 }
 
 // accept counts and holds what is written, or says what is to be sent. What does
-// not fit starts the response: its header is out then, and held is the caller's.
-func (w *Writer) accept(p []byte, s string) (do action, held *body, err error) {
+// not fit starts the response.
+func (w *Writer) accept(p []byte, s string) (action, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.phase != holding || w.handlerDone {
-		do, err = w.acceptUnheldLocked(p, s)
-		return do, nil, err
+		return w.acceptUnheldLocked(p, s)
 	}
 	if w.status == 0 {
 		w.setStatusLocked(int(w.defaultStatus))
@@ -69,12 +68,13 @@ func (w *Writer) accept(p []byte, s string) (do action, held *body, err error) {
 		w.adoptOuterHeaderLocked()
 	}
 	if err := w.countLocked(n); err != nil || n == 0 {
-		return sendNothing, nil, err
+		return sendNothing, err
 	}
 	if fits {
-		return sendNothing, nil, w.holdLocked(p, s)
+		return sendNothing, w.holdLocked(p, s)
 	}
-	return sendHeld, w.startLocked(), nil
+	w.startLocked()
+	return sendHeldFirst, nil
 }
 
 // acceptUnheldLocked is accept for what is not held any more.
@@ -153,14 +153,9 @@ func (w *Writer) fitsLocked(n int) bool {
 
 // holdLocked holds the bytes, of which there is at least one.
 func (w *Writer) holdLocked(p []byte, s string) error {
-	if w.dropBody {
-		return nil
-	}
-	if w.req.Method == http.MethodHead {
-		// Only what the type is sniffed from, which net/http does at the first
-		// Flush at the latest.
-		n := min(len(p)+len(s), sniffLen-w.body.length())
-		if n == 0 || w.flushWaits {
+	if w.dropBody || w.req.Method == http.MethodHead {
+		n := w.sniffedLocked(len(p) + len(s))
+		if n == 0 {
 			return nil
 		}
 		p, s = p[:min(len(p), n)], s[:min(len(s), n)]
@@ -169,6 +164,16 @@ func (w *Writer) holdLocked(p []byte, s string) error {
 		w.body = newBody(max(w.limit, sniffLen))
 	}
 	return w.body.append(p, s)
+}
+
+// sniffedLocked says how many of n bytes of a body that is not sent are held: of a
+// HEAD what the type is sniffed from, which net/http does at the first Flush at
+// the latest.
+func (w *Writer) sniffedLocked(n int) int {
+	if w.dropBody || w.flushWaits {
+		return 0
+	}
+	return min(n, sniffLen-w.body.length())
 }
 
 // bodyWantedLocked reports whether the protocol sends a body for this response.
@@ -181,12 +186,24 @@ func bodyAllowed(status uint16) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// startLocked goes over to streaming: it sends the header and returns what was held,
-// for the caller to write and free without the lock.
-func (w *Writer) startLocked() *body {
+// startLocked goes over to streaming and sends the header. The caller gives the lock
+// back and calls sendHeld.
+func (w *Writer) startLocked() {
 	w.phase = streaming
 	w.sendHeaderLocked()
-	held := w.body
+}
+
+// sendHeld sends what was held before the response started.
+func (w *Writer) sendHeld() error { return w.takeBody().writeTo(w.rw) }
+
+func (w *Writer) takeBody() *body {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.takeBodyLocked()
+}
+
+func (w *Writer) takeBodyLocked() *body {
+	b := w.body
 	w.body = nil
-	return held
+	return b
 }
