@@ -14,28 +14,31 @@ func (w *Writer) Flush() { _ = w.FlushError() }
 // FlushError sends what is there, except that what would complete the response
 // waits: the header of one without a body, the last byte of a declared length.
 func (w *Writer) FlushError() error {
-	waits, err := w.startFlush()
+	starts, waits, err := w.startFlush()
 	if waits || err != nil {
 		return err
 	}
-	if err := w.sendHeld(); err != nil {
-		return err
+	if starts {
+		if err := w.sendHeld(); err != nil {
+			return err
+		}
 	}
 	return http.NewResponseController(w.rw).Flush()
 }
 
-// startFlush starts the response, or reports that the Flush has to wait.
-func (w *Writer) startFlush() (waits bool, err error) {
+// startFlush reports whether the response starts with the Flush, and whether the
+// Flush has to wait.
+func (w *Writer) startFlush() (starts, waits bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusedLocked(); err != nil {
-		return false, err
+		return false, false, err
 	}
 	switch {
 	case w.undecidedLocked() && !canFlush(w.rw):
-		return false, http.ErrNotSupported
+		return false, false, http.ErrNotSupported
 	case w.phase != holding:
-		return false, nil
+		return false, false, nil
 	}
 	if w.status == 0 {
 		w.setStatusLocked(int(w.defaultStatus))
@@ -43,10 +46,10 @@ func (w *Writer) startFlush() (waits bool, err error) {
 	w.adoptOuterHeaderLocked()
 	if !w.bodyWantedLocked() || w.length >= 0 && w.written >= w.length {
 		w.flushWaits = true
-		return true, nil
+		return false, true, nil
 	}
 	w.startLocked()
-	return false, nil
+	return true, false, nil
 }
 
 func canFlush(rw http.ResponseWriter) bool {
@@ -129,11 +132,14 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 	if err := before(status); err != nil {
 		return nil, nil, err
 	}
-	if err := w.startHijack(); err != nil {
+	starts, err := w.startHijack()
+	if err != nil {
 		return nil, nil, err
 	}
-	if err := w.sendHeld(); err != nil {
-		return nil, nil, err
+	if starts {
+		if err := w.sendHeld(); err != nil {
+			return nil, nil, err
+		}
 	}
 	conn, rw, err := http.NewResponseController(w.rw).Hijack()
 	if err != nil {
@@ -158,17 +164,18 @@ func (w *Writer) canHijack() (status int, err error) {
 	return int(w.status), nil
 }
 
-// startHijack starts the response if a status was set.
-func (w *Writer) startHijack() error {
+// startHijack starts the response if a status was set, and reports that.
+func (w *Writer) startHijack() (starts bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.handlerDone:
-		return ErrReturned // while the caller's function ran
+		return false, ErrReturned // while the caller's function ran
 	case w.phase == holding && w.status != 0:
 		w.startLocked()
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
 
 // noteHijacked notes that the connection belongs to the handler.

@@ -187,7 +187,7 @@ func bodyAllowed(status uint16) bool {
 }
 
 // startLocked goes over to streaming and sends the header. The caller gives the lock
-// back and calls sendHeld.
+// back and calls sendHeld. If the header panics, what was held is never sent.
 func (w *Writer) startLocked() {
 	w.phase = streaming
 	w.sendHeaderLocked()
