@@ -75,6 +75,7 @@ func newWorld(t testing.TB, k kind) *world {
 	w.pool = w.d.Open(t)
 	if k.test {
 		w.outer = must(w.pool.BeginTx(background, nil))(t)
+		t.Cleanup(func() { w.outer.Rollback() })
 		names.Store(0) // so that the texts are known
 		w.Init(nil, w.outer)
 	} else {
