@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +110,15 @@ func (w *world) saw() string {
 	text := strings.Join(w.log, "; ")
 	w.log = nil
 	return text
+}
+
+// asked returns what the drivers were asked, and empties the log.
+func (w *world) asked() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	calls := slices.DeleteFunc(w.log, func(entry string) bool { return !strings.Contains(entry, ": ") })
+	w.log = nil
+	return strings.Join(calls, "; ")
 }
 
 // check fails the test if something else came into the log.
