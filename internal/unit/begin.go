@@ -41,11 +41,19 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if tx := s.slot.TestTx(); tx != nil {
 		ask.Nest = u.nestOf(tx)
 	}
+	defer u.observeRefused(&ask)
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}
 	return Open{tx, u, s}, nil
+}
+
+// observeRefused tells of a transaction that was begun and ended at once.
+func (u *Unit) observeRefused(a *txn.Ask) {
+	if a.Refused != nil {
+		u.observe(*a.Refused)
+	}
 }
 
 // nestOf returns the turn in the savepoint that a unit around this one has open
@@ -83,9 +91,6 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	b, ok := err.(*txn.BeginError)
 	if !ok {
 		return err // ErrFinished, or the transaction that is open is not for this use
-	}
-	if b.Result != nil {
-		u.observe(*b.Result) // BEGIN succeeded and was rolled back at once
 	}
 	return u.beginFailed(ctx, s, b.Err)
 }
