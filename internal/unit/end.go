@@ -107,23 +107,25 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	}
 	var one [1]txn.Result
 	results := one[:0]
+	returned := false
 	defer func() {
-		if len(results) < len(open) { // a driver did not return: its own transaction is noted, the rest are still open
-			u.rollBack(open[len(results)+1:])
+		if !returned { // a driver did not
+			u.dropHooks(open)
 		}
 		for _, r := range results {
 			u.observe(r)
 		}
 	}()
+	defer func() { u.rollBack(open[len(results):], &results) }()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, sourceOf(s).at, commit, committed)
-		results = append(results, r)
+		r := u.end(s, sourceOf(s).at, commit, committed, &results)
 		commit = commit && r.Err == nil
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
 	}
+	returned = true
 	return commit
 }
 
@@ -135,6 +137,13 @@ func inOrderOfEnds(a, b *txn.Slot) int {
 		return -1
 	}
 	return 1
+}
+
+// dropHooks forgets the hooks of what has ended in the slots.
+func (u *Unit) dropHooks(slots []*txn.Slot) {
+	for _, s := range slots {
+		u.takeHooks(s)
+	}
 }
 
 // sourceOf returns the source that began the transaction of s.
@@ -153,18 +162,23 @@ func (u *Unit) noneLost(open []*txn.Slot) bool {
 	return sound
 }
 
-// rollBack rolls back what is open in the slots.
-func (u *Unit) rollBack(open []*txn.Slot) {
-	for _, s := range open {
-		u.end(s, sourceOf(s).at, false, nil)
+// rollBack rolls back what is open in the slots, also if a driver does not return.
+func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
+	if len(open) == 0 {
+		return
 	}
+	defer u.rollBack(open[1:], results)
+	u.end(open[0], sourceOf(open[0]).at, false, nil, results)
 }
 
 // end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. The caller has the turn, or has
-// closed s.
-func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string) (r txn.Result) {
-	defer func() { r = u.noteEnd(s, at, committed) }() // also if a driver does not return
+// Err of the result is that for the program. It is added to results, also if a
+// driver does not return. The caller has the turn, or has closed s.
+func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
+	defer func() {
+		r = u.noteEnd(s, at, committed)
+		*results = append(*results, r)
+	}()
 	s.End(u.host.Context(), well)
 	return r
 }
@@ -175,13 +189,12 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 	if r.Stored {
 		u.Keep()
 	}
+	if r.Outcome == txn.Unknown {
+		u.takeHooks(s) // they are dropped: neither kind runs
+	}
 	if r.CommitFailed() {
 		u.noteCommitFailed()
-		ambiguous := r.Outcome == txn.Unknown
-		if ambiguous {
-			u.takeHooks(s) // they are dropped: neither kind runs
-		}
-		r.Err = sourceOf(s).CommitError(committed, ambiguous, r.Err)
+		r.Err = sourceOf(s).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
 	}
 	if r.Outcome == txn.Ended {
 		u.noteUnknown(r.Err)
@@ -222,12 +235,23 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if err != nil {
 		return err
 	}
-	r, hooks, err := u.endNow(ctx, at, s, commit)
-	u.observe(r)
+	hooks, err := u.endAndTell(ctx, at, s, commit)
 	for _, h := range hooks {
 		h.run()
 	}
 	return err
+}
+
+// endAndTell ends the transaction of s and tells Observe, without the turn.
+func (u *Unit) endAndTell(ctx, at context.Context, s *Source, commit bool) ([]hook, error) {
+	var one [1]txn.Result
+	results := one[:0]
+	defer func() {
+		for _, r := range results {
+			u.observe(r)
+		}
+	}()
+	return u.endNow(ctx, at, s, commit, &results)
 }
 
 // busy reports whether a transaction is open in the unit, or being begun.
@@ -248,30 +272,30 @@ func (u *Unit) busy() (bool, error) {
 // endNow ends the transaction of s while it has the turn. The hooks are for the
 // caller to run, without the turn: they may use the database. The zero Result means
 // that nothing was ended.
-func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, err error) {
+func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool, results *[]txn.Result) (hooks []hook, err error) {
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
 		if commit && err != txn.ErrFinished {
 			err = u.refuse(at, s, err)
 		}
-		return r, nil, err
+		return nil, err
 	}
 	defer s.slot.Unlock()
 	switch {
 	case !s.slot.Open():
-		return r, nil, nil
+		return nil, nil
 	case s.slot.InSavepoint() && commit:
-		return r, nil, insideError("Commit", s.Name())
+		return nil, insideError("Commit", s.Name())
 	case s.slot.InSavepoint():
-		return r, nil, insideError("Rollback", s.Name())
+		return nil, insideError("Rollback", s.Name())
 	}
 	if commit {
 		err := s.slot.Quiet(ctx, u.host.Context())
 		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
-			return r, nil, u.refuse(at, s, err)
+			return nil, u.refuse(at, s, err)
 		}
 	}
-	r = u.end(s.slot, at, commit, nil)
-	return r, u.takeHooks(s.slot), r.Err
+	r := u.end(s.slot, at, commit, nil, results)
+	return u.takeHooks(s.slot), r.Err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.
@@ -301,6 +325,9 @@ func (u *Unit) EndOpen(commit bool) error {
 
 // allSlots returns the slots that are in use, or why they are not to be ended.
 func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
+	if u.Over() {
+		return nil, txn.ErrFinished
+	}
 	if err := u.Err(); err != nil {
 		return nil, err
 	}

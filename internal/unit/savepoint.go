@@ -41,8 +41,10 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 			return nil, err
 		}
 		sp, err := o.source.slot.Save(ctx, u.host.Context(), o.Tx, b.Name())
-		if err != nil {
+		if sent := (*txn.SaveError)(nil); errors.As(err, &sent) {
 			u.Met(err)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if sp != nil {
