@@ -36,7 +36,8 @@ type Ask struct {
 	AfterBegin func(context.Context, *sql.Tx) error // runs in a new transaction before anybody gets it; nil: nothing
 	Group      *Group                               // that a new transaction is begun in, as a whole; nil: none
 
-	RollsBack bool // set by Use: the transaction ends with ROLLBACK in any case
+	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
+	Refused   *Result // set by Use, also if a driver does not return: of a transaction that was begun and ended at once
 }
 
 func (a *Ask) now() time.Time {
@@ -132,9 +133,13 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
 		return endedError(key)
 	case aborted != nil:
-		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
+		return abortedError(key, aborted)
 	}
 	return nil
+}
+
+func abortedError(key string, aborted error) error {
+	return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
 }
 
 // Chosen returns a copy of opts, nil if they are the driver's defaults.
@@ -250,7 +255,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
 		r := s.Last()
-		refused.Result = &r
+		refused.Result, a.Refused = &r, &r
 	}
 	if s.isClosed() {
 		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason

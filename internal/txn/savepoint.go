@@ -95,7 +95,8 @@ func (sp *Savepoint) Undone(s *Slot) bool {
 }
 
 // Save begins a savepoint in the open transaction tx; nil is whichever is open. It
-// returns nil, and no error, if that is not the open one any more, or none is.
+// returns nil, and no error, if that is not the open one any more, or none is. A
+// *SaveError is that of the statement.
 func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoint, error) {
 	if err := s.Lock(ctx, unit); err != nil {
 		return nil, err
@@ -105,14 +106,16 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		return nil, err
 	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
-	switch {
+	if isOpen && key == "" {
+		key = s.by.Name()
+	}
+	switch aborted := s.abortedBy(); {
 	case !isOpen:
 		return nil, nil
+	case aborted != nil: // by another goroutine's statement, since Use
+		return nil, abortedError(key, aborted)
 	case s.around(ctx) != sp.outer:
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
-	}
-	if key == "" {
-		key = s.by.Name()
 	}
 	late := ctx.Err() != nil
 	if _, err := s.tx.ExecContext(ctx, dialect.Savepoint(sp.name)); err != nil {
@@ -120,13 +123,27 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 			err = endedError(s.by.Name())
 		}
 		s.Note(ctx, s.tx, late, err)
-		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", key, err)
+		return nil, &SaveError{key, err}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.innermost = sp
 	return sp, nil
 }
+
+// SaveError is the error of a statement that was to begin a savepoint.
+type SaveError struct {
+	Key string
+	Err error
+}
+
+// Error names the key.
+func (e *SaveError) Error() string {
+	return fmt.Sprintf("sqlreq: savepoint on key %q (close open rows first): %v", e.Key, e.Err)
+}
+
+// Unwrap returns the error of the driver.
+func (e *SaveError) Unwrap() error { return e.Err }
 
 func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
 	inside := Inside(ctx) // asks a context of the program: not under the mutex

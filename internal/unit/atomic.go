@@ -79,7 +79,7 @@ func (u *Unit) saveAll(ctx context.Context, g *txn.Group) error {
 		if err == nil {
 			continue
 		}
-		u.Met(err)
+		u.metIfSent(err)
 		for _, sp := range g.Members() {
 			err = joinIf(err, sp.Release(nameOf(sp)))
 		}

@@ -59,6 +59,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
 	defer done()
+	defer u.observeRefused(&ask)
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
@@ -153,6 +154,13 @@ func (u *Unit) has(db *sql.DB) bool {
 	return false
 }
 
+// observeRefused tells of a transaction that was begun and ended at once.
+func (u *Unit) observeRefused(a *txn.Ask) {
+	if a.Refused != nil {
+		u.observe(*a.Refused)
+	}
+}
+
 // nestOf returns the turn in the savepoint that a unit around this one has open
 // in the test's transaction tx, nil if none has: a Do in a request nests there.
 func (u *Unit) nestOf(tx *sql.Tx) *txn.Nest {
@@ -188,9 +196,6 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	b, ok := err.(*txn.BeginError)
 	if !ok {
 		return err // ErrFinished, or the transaction that is open is not for this use
-	}
-	if b.Result != nil {
-		u.observe(*b.Result) // BEGIN succeeded and was rolled back at once
 	}
 	err = b.Err
 	if ended := cmp.Or(ctx.Err(), u.host.Context().Err()); ended != nil {

@@ -117,23 +117,25 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	}
 	var one [1]txn.Result
 	results := one[:0]
+	returned := false
 	defer func() {
-		if len(results) < len(open) { // a driver did not return: its own transaction is noted, the rest are still open
-			u.rollBack(open[len(results)+1:])
+		if !returned { // a driver did not
+			u.dropHooks(open)
 		}
 		for _, r := range results {
 			u.observe(r)
 		}
 	}()
+	defer func() { u.rollBack(open[len(results):], &results) }()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, sourceOf(s).at, commit, committed)
-		results = append(results, r)
+		r := u.end(s, sourceOf(s).at, commit, committed, &results)
 		commit = commit && r.Err == nil
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
 	}
+	returned = true
 	return commit
 }
 
@@ -145,6 +147,13 @@ func (u *Unit) inOrderOfEnds(a, b *txn.Slot) int {
 		return -1
 	}
 	return 1
+}
+
+// dropHooks forgets the hooks of what has ended in the slots.
+func (u *Unit) dropHooks(slots []*txn.Slot) {
+	for _, s := range slots {
+		u.takeHooks(s)
+	}
 }
 
 // sourceOf returns the source that began the transaction of s.
@@ -163,18 +172,23 @@ func (u *Unit) noneLost(open []*txn.Slot) bool {
 	return sound
 }
 
-// rollBack rolls back what is open in the slots.
-func (u *Unit) rollBack(open []*txn.Slot) {
-	for _, s := range open {
-		u.end(s, sourceOf(s).at, false, nil)
+// rollBack rolls back what is open in the slots, also if a driver does not return.
+func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
+	if len(open) == 0 {
+		return
 	}
+	defer u.rollBack(open[1:], results)
+	u.end(open[0], sourceOf(open[0]).at, false, nil, results)
 }
 
 // end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. The caller has the turn, or has
-// closed s.
-func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string) (r txn.Result) {
-	defer func() { r = u.noteEnd(s, at, committed) }() // also if a driver does not return
+// Err of the result is that for the program. It is added to results, also if a
+// driver does not return. The caller has the turn, or has closed s.
+func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
+	defer func() {
+		r = u.noteEnd(s, at, committed)
+		*results = append(*results, r)
+	}()
 	s.End(u.host.Context(), well)
 	return r
 }
@@ -186,13 +200,12 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 		u.Keep()
 	}
 	u.dropBefores(s)
+	if r.Outcome == txn.Unknown {
+		u.takeHooks(s) // they are dropped: neither kind runs
+	}
 	if r.CommitFailed() {
 		u.noteCommitFailed()
-		ambiguous := r.Outcome == txn.Unknown
-		if ambiguous {
-			u.takeHooks(s) // they are dropped: neither kind runs
-		}
-		r.Err = sourceOf(s).CommitError(committed, ambiguous, r.Err)
+		r.Err = sourceOf(s).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
 	}
 	if r.Outcome == txn.Ended {
 		u.noteUnknown(r.Err)
@@ -233,41 +246,47 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if err != nil {
 		return err
 	}
-	what := "Rollback"
-	if commit {
-		what = "Commit"
-	}
-	if err := u.mayEndNow(ctx, what, s.Name(), s.slot); err != nil {
-		return err
-	}
-	done, err := u.mayUse(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if commit {
-		defer u.markDeciding([]*txn.Slot{s.slot})()
-	}
-	r, hooks, err := u.decideAndEnd(ctx, at, s, commit)
-	u.observe(r)
+	hooks, err := u.decideAndEnd(ctx, at, s, commit)
 	for _, h := range hooks {
 		h.run()
 	}
 	return err
 }
 
-// decideAndEnd runs the BeforeCommit functions and ends the transaction when none
-// is left.
-func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, err error) {
+// decideAndEnd runs the BeforeCommit functions, ends the transaction of s when none
+// is left, and tells Observe.
+func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (hooks []hook, err error) {
+	what := "Rollback"
+	if commit {
+		what = "Commit"
+	}
+	if err := u.mayEndNow(ctx, what, s.Name(), s.slot); err != nil {
+		return nil, err
+	}
+	done, err := u.mayUse(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var one [1]txn.Result
+	results := one[:0]
+	defer func() {
+		for _, r := range results {
+			u.observe(r)
+		}
+	}()
+	if commit {
+		defer u.markDeciding([]*txn.Slot{s.slot})()
+	}
 	for again := true; again; {
 		if commit && s.slot.Open() && !s.slot.InSavepoint() {
 			if err := u.runBefores(ctx, s.slot); err != nil {
-				return r, nil, u.refuse(at, s, err)
+				return nil, u.refuse(at, s, err)
 			}
 		}
-		r, hooks, again, err = u.endNow(ctx, at, s, commit)
+		hooks, again, err = u.endNow(ctx, at, s, commit, &results)
 	}
-	return r, hooks, err
+	return hooks, err
 }
 
 // busy reports whether a transaction is open in the unit, or being begun.
@@ -286,35 +305,35 @@ func (u *Unit) busy() (bool, error) {
 }
 
 // endNow ends the transaction of s while it has the turn. The hooks are for the
-// caller to run, without the turn. The zero Result means that nothing was ended.
-// again is true if BeforeCommit functions are to run first.
-func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, again bool, err error) {
+// caller to run, without the turn. What has ended is added to results. again is true
+// if BeforeCommit functions are to run first.
+func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool, results *[]txn.Result) (hooks []hook, again bool, err error) {
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
 		if commit && err != txn.ErrFinished {
 			err = u.refuse(at, s, err)
 		}
-		return r, nil, false, err
+		return nil, false, err
 	}
 	defer s.slot.Unlock()
 	switch {
 	case !s.slot.Open():
-		return r, nil, false, nil
+		return nil, false, nil
 	case s.slot.InSavepoint() && commit:
-		return r, nil, false, insideError("Commit", s.Name())
+		return nil, false, insideError("Commit", s.Name())
 	case s.slot.InSavepoint():
-		return r, nil, false, insideError("Rollback", s.Name())
+		return nil, false, insideError("Rollback", s.Name())
 	}
 	if commit {
 		err := s.slot.Quiet(ctx, u.host.Context())
 		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
-			return r, nil, false, u.refuse(at, s, err)
+			return nil, false, u.refuse(at, s, err)
 		}
 	}
 	if commit && u.undecided(s.slot) {
-		return r, nil, true, nil
+		return nil, true, nil
 	}
-	r = u.end(s.slot, at, commit, nil)
-	return r, u.takeHooks(s.slot), false, r.Err
+	r := u.end(s.slot, at, commit, nil, results)
+	return u.takeHooks(s.slot), false, r.Err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.
@@ -355,6 +374,9 @@ func (u *Unit) EndOpen(commit bool) error {
 
 // allSlots returns the slots that are in use, or why they are not to be ended.
 func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
+	if u.Over() {
+		return nil, txn.ErrFinished
+	}
 	if err := u.Err(); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,364 @@
+package txn
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The table of the package comment, with each combination of what was sent, what
+// came back and what is known: nothing; late; aborted; both.
+func TestJudge(t *testing.T) {
+	for _, row := range []struct {
+		sent   sent
+		answer answer
+		want   [4]Outcome
+	}{
+		{sentCommit, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentCommit, done, [4]Outcome{Committed, Committed, Committed, Committed}},
+		{sentCommit, over, [4]Outcome{Ended, Ended, Ended, Ended}},
+		{sentCommit, refused, [4]Outcome{Refused, Refused, Refused, Refused}},
+		{sentCommit, lost, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+
+		{sentCheck, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentCheck, done, [4]Outcome{Committed, Committed, Committed, Committed}},
+		{sentCheck, over, [4]Outcome{Ended, Ended, Ended, Ended}},
+		{sentCheck, refused, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentCheck, lost, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+
+		{sentRollback, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentRollback, done, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+		{sentRollback, over, [4]Outcome{Ended, RolledBack, Ended, RolledBack}},
+		{sentRollback, refused, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+		{sentRollback, lost, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+
+		{sentReadOnlyEnd, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentReadOnlyEnd, done, [4]Outcome{Committed, Committed, RolledBack, RolledBack}},
+		{sentReadOnlyEnd, over, [4]Outcome{Ended, Ended, Ended, Ended}},
+		{sentReadOnlyEnd, refused, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+		{sentReadOnlyEnd, lost, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+
+		{sentRelease, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentRelease, done, [4]Outcome{Committed, Committed, Committed, Committed}},
+		{sentRelease, over, [4]Outcome{Ended, Ended, Ended, Ended}},
+		{sentRelease, refused, [4]Outcome{Refused, Refused, Refused, Refused}},
+		{sentRelease, lost, [4]Outcome{Refused, Refused, Refused, Refused}},
+
+		{sentRollbackTo, none, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentRollbackTo, done, [4]Outcome{RolledBack, RolledBack, RolledBack, RolledBack}},
+		{sentRollbackTo, over, [4]Outcome{Ended, Ended, Ended, Ended}},
+		{sentRollbackTo, refused, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+		{sentRollbackTo, lost, [4]Outcome{Unknown, Unknown, Unknown, Unknown}},
+	} {
+		for i, k := range []known{{}, {late: true}, {aborted: true}, {late: true, aborted: true}} {
+			if got := judge(row.sent, row.answer, k); got != row.want[i] {
+				t.Errorf("sent %d, answer %d, %+v: got %d, want %d", row.sent, row.answer, k, got, row.want[i])
+			}
+		}
+	}
+}
+
+func TestAnswerOf(t *testing.T) {
+	for _, row := range []struct {
+		err  error
+		want answer
+	}{
+		{nil, done},
+		{sql.ErrTxDone, over},
+		{fmt.Errorf("driver: %w", sql.ErrTxDone), over},
+		{errRefused, refused},
+		{fmt.Errorf("driver: %w", errRefused), refused},
+		{errNetwork, lost},
+		{errPlain, lost},
+		{errors.Join(errRefused, errNetwork), lost},
+		{answered("57P01"), lost}, // the server is going away
+		{context.Canceled, lost},
+	} {
+		if got := answerOf(row.err); got != row.want {
+			t.Errorf("%v: got %d, want %d", row.err, got, row.want)
+		}
+	}
+}
+
+const (
+	endedText = `sqlreq: key "k": the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early`
+	gaveUp    = `sqlreq: key "k": the transaction was given up, its end panicked`
+	checked   = `the transaction was ended by the server before COMMIT: `
+)
+
+// cell is a cell of the table of the package comment.
+type cell struct {
+	kind   kind
+	before string // what happens first: "over" (ended through *sql.Tx), "aborted", "saved", "late"
+	well   bool
+	at     string // the call at which the driver has the fault
+	fault  func(context.Context) error
+	want   string // the Result
+	err    string // its Err
+	asked  string // of the driver
+}
+
+var (
+	plain, guarded   = kind{}, kind{guard: true}
+	test, testGuard  = kind{test: true}, kind{test: true, guard: true}
+	readOnly, testRO = kind{readOnly: true}, kind{readOnly: true, test: true}
+	guardedRO        = kind{readOnly: true, guard: true}
+	serializable     = kind{serializable: true}
+	serializableRO   = kind{readOnly: true, serializable: true}
+)
+
+const (
+	releaseTx    = "RELEASE SAVEPOINT sqlreq_tx_1"
+	rollbackToTx = "ROLLBACK TO SAVEPOINT sqlreq_tx_1"
+	releaseGuard = "RELEASE SAVEPOINT sqlreq_guard"
+)
+
+var cells = []cell{
+	// COMMIT
+	{plain, "", true, "", nil, "committed, tried, stored", "", "COMMIT"},
+	{plain, "", true, "COMMIT", fails(errRefused), "refused, tried, commit failed", "answered 23505", "COMMIT"},
+	{plain, "", true, "COMMIT", fails(errNetwork), "unknown, tried, stored, commit failed", "unexpected EOF", "COMMIT"},
+	{plain, "", true, "COMMIT", fails(errPlain), "unknown, tried, stored, commit failed", "plain", "COMMIT"},
+	{plain, "", true, "COMMIT", panics, "unknown, tried, stored, commit failed, panicked", gaveUp, "COMMIT"},
+	{plain, "", true, "COMMIT", exits, "unknown, tried, stored, commit failed, exited", gaveUp, "COMMIT"},
+	{plain, "over", true, "", nil, "ended, tried, stored", endedText, ""},
+	{serializable, "", true, "", nil, "committed, tried, stored", "", "COMMIT"},
+	{serializableRO, "", true, "", nil, "committed, tried, stored", "", "COMMIT"},
+	{serializableRO, "", true, "COMMIT", fails(errRefused), "refused, tried, commit failed", "answered 23505", "COMMIT"},
+
+	// RELEASE of a request's savepoint in a test's transaction
+	{test, "", true, "", nil, "committed, tried, stored", "", releaseTx},
+	{testGuard, "", true, "", nil, "committed, tried, stored", "", releaseTx},
+	{test, "", true, releaseTx, fails(errRefused), "refused, tried, commit failed", "answered 23505", releaseTx},
+	{test, "", true, releaseTx, fails(errNetwork), "unknown, tried, stored, commit failed", "unexpected EOF", releaseTx},
+	{test, "", true, releaseTx, panics, "unknown, tried, stored, commit failed, panicked", gaveUp, releaseTx + "; " + rollbackToTx},
+	{test, "", true, releaseTx, exits, "unknown, tried, stored, commit failed, exited", gaveUp, releaseTx + "; " + rollbackToTx},
+	{test, "over", true, "", nil, "ended, tried, stored", endedText, ""},
+
+	// Guard's RELEASE
+	{guarded, "", true, "", nil, "committed, tried, stored", "", releaseGuard + "; COMMIT"},
+	{guarded, "", true, "COMMIT", fails(errRefused), "refused, tried, commit failed", "answered 23505", releaseGuard + "; COMMIT"},
+	{guarded, "", true, releaseGuard, fails(errRefused), "unknown, tried, stored, commit failed", checked + "answered 23505", releaseGuard + "; ROLLBACK"},
+	{guarded, "", true, releaseGuard, fails(errNetwork), "unknown, tried, stored, commit failed", checked + "unexpected EOF", releaseGuard + "; ROLLBACK"},
+	{guarded, "", true, releaseGuard, panics, "unknown, tried, stored, commit failed, panicked", gaveUp, releaseGuard + "; ROLLBACK"},
+	{guarded, "", true, releaseGuard, exits, "unknown, tried, stored, commit failed, exited", gaveUp, releaseGuard + "; ROLLBACK"},
+	{guarded, "over", true, "", nil, "ended, tried, stored", endedText, ""},
+
+	// ROLLBACK
+	{plain, "", false, "", nil, "rolled back", "", "ROLLBACK"},
+	{guarded, "", false, "", nil, "rolled back", "", "ROLLBACK"},
+	{readOnly, "", false, "", nil, "rolled back", "", "ROLLBACK"},
+	{plain, "", false, "ROLLBACK", fails(errRefused), "rolled back", "", "ROLLBACK"},
+	{plain, "", false, "ROLLBACK", fails(errNetwork), "rolled back", "", "ROLLBACK"},
+	{plain, "", false, "ROLLBACK", panics, "unknown, panicked", gaveUp, "ROLLBACK"},
+	{plain, "", false, "ROLLBACK", exits, "unknown, exited", gaveUp, "ROLLBACK"},
+	{plain, "over", false, "", nil, "ended, stored", endedText, ""},
+	{plain, "aborted", false, "", nil, "rolled back", "", "ROLLBACK"},
+	{plain, "late", false, "", nil, "rolled back", "plain", "ROLLBACK"},
+	{plain, "late", false, "ROLLBACK", panics, "unknown, panicked", "plain", "ROLLBACK"},
+	{plain, "late over", false, "", nil, "rolled back", "plain", ""},
+
+	// ROLLBACK TO a request's savepoint in a test's transaction
+	{test, "", false, "", nil, "rolled back", "", rollbackToTx},
+	{test, "", false, rollbackToTx, fails(errRefused), "rolled back", "", rollbackToTx},
+	{test, "", false, rollbackToTx, fails(errNetwork), "rolled back", "", rollbackToTx},
+	{test, "", false, rollbackToTx, panics, "unknown, panicked", gaveUp, rollbackToTx + "; " + rollbackToTx},
+	{test, "", false, rollbackToTx, exits, "unknown, exited", gaveUp, rollbackToTx + "; " + rollbackToTx},
+	{test, "over", false, "", nil, "ended, stored", endedText, ""},
+	{test, "late over", false, "", nil, "rolled back", "plain", ""},
+
+	// ROLLBACK in the place of COMMIT: the transaction cannot be committed any more
+	{plain, "aborted", true, "", nil, "rolled back", abortedText, "ROLLBACK"},
+	{guarded, "aborted", true, "", nil, "rolled back", abortedText, "ROLLBACK"},
+	{plain, "aborted", true, "ROLLBACK", fails(errRefused), "rolled back", abortedText, "ROLLBACK"},
+	{plain, "aborted", true, "ROLLBACK", panics, "unknown, panicked", gaveUp, "ROLLBACK"},
+	{plain, "aborted over", true, "", nil, "ended, stored", endedText, ""},
+	{plain, "saved", true, "", nil, "rolled back", savedText, "ROLLBACK"},
+	{test, "aborted", true, "", nil, "rolled back", abortedText, rollbackToTx},
+	{test, "saved", true, "", nil, "rolled back", savedText, rollbackToTx},
+
+	// ROLLBACK of a read-only transaction that ends well
+	{readOnly, "", true, "", nil, "committed", "", "ROLLBACK"},
+	{guardedRO, "", true, "", nil, "committed", "", "ROLLBACK"},
+	{readOnly, "saved", true, "", nil, "committed", "", "ROLLBACK"},
+	{readOnly, "aborted", true, "", nil, "rolled back", "", "ROLLBACK"},
+	{readOnly, "", true, "ROLLBACK", fails(errRefused), "rolled back", "", "ROLLBACK"},
+	{readOnly, "", true, "ROLLBACK", fails(errNetwork), "rolled back", "", "ROLLBACK"},
+	{readOnly, "", true, "ROLLBACK", panics, "unknown, panicked", gaveUp, "ROLLBACK"},
+	{readOnly, "", true, "ROLLBACK", exits, "unknown, exited", gaveUp, "ROLLBACK"},
+	{readOnly, "over", true, "", nil, "ended, stored", endedText, ""},
+	{testRO, "", true, "", nil, "committed", "", rollbackToTx},
+	{testRO, "aborted", true, "", nil, "rolled back", "", rollbackToTx},
+	{testRO, "", true, rollbackToTx, fails(errRefused), "rolled back", "", rollbackToTx},
+	{testRO, "over", true, "", nil, "ended, stored", endedText, ""},
+}
+
+const (
+	abortedText = `sqlreq: key "k": an earlier error may have ended the transaction, it was rolled back: plain`
+	savedText   = `sqlreq: key "k": a Savepoint is still open, the transaction was rolled back`
+)
+
+func (c cell) String() string {
+	text := fmt.Sprintf("%+v %s well %v %s", c.kind, c.before, c.well, c.at)
+	if c.fault != nil {
+		text += " " + c.want
+	}
+	return text
+}
+
+func TestSlotEnd(t *testing.T) {
+	for _, c := range cells {
+		t.Run(c.String(), func(t *testing.T) {
+			w := newWorld(t, c.kind)
+			tx := w.begin()
+			e := w.prepare(tx, c)
+			asked := len(w.d.Log())
+			if c.fault != nil {
+				w.at(c.at, c.fault)
+			}
+			must(0, w.Lock(background, background))(t)
+			came := called(func() { w.end(e) })
+			w.Unlock()
+			w.well()
+
+			r := w.Last()
+			if got := describeResult(r, came); got != c.want || errText(r.Err) != c.err {
+				t.Errorf("got %s: %s\nwant %s: %s", got, errText(r.Err), c.want, c.err)
+			}
+			if r.Outcome == Ended != errors.Is(r.Err, ErrTxEnded) {
+				t.Errorf("the outcome is %d, the error %v", r.Outcome, r.Err)
+			}
+			if got := w.since(asked); got != c.asked {
+				t.Errorf("the driver was asked %q, want %q", got, c.asked)
+			}
+			w.endedOnce(t)
+		})
+	}
+}
+
+// prepare does what happens before the end, and returns the end to be.
+func (w *world) prepare(tx *sql.Tx, c cell) *ending {
+	e := &ending{well: c.well}
+	for _, what := range strings.Fields(c.before) {
+		switch what {
+		case "over":
+			must(0, tx.Rollback())(w.t)
+		case "aborted":
+			w.mu.Lock()
+			w.abort(errPlain)
+			w.mu.Unlock()
+		case "saved":
+			w.save(background)
+		case "late":
+			e.late, e.cause = true, errPlain
+		}
+	}
+	return e
+}
+
+// endedOnce fails the test unless one transaction has ended in the slot and nothing is left of it.
+func (w *world) endedOnce(t *testing.T) {
+	t.Helper()
+	w.inState("idle")
+	if w.Ended() != 1 || w.Open() || w.Busy() || w.InSavepoint() {
+		t.Errorf("ended %d, open %v, busy %v, in a savepoint %v", w.Ended(), w.Open(), w.Busy(), w.InSavepoint())
+	}
+	if w.outer != nil {
+		if err := turns.Lock(canceled, w.outer); err != nil {
+			t.Error("the turn at the test's transaction was not given back")
+		} else {
+			turns.Unlock(w.outer)
+		}
+	}
+}
+
+func describeResult(r Result, came string) string {
+	words := []string{[...]string{"unknown", "committed", "rolled back", "refused", "ended"}[r.Outcome]}
+	for _, flag := range []struct {
+		is   bool
+		word string
+	}{{r.Tried, "tried"}, {r.Stored, "stored"}, {r.CommitFailed(), "commit failed"}, {came != "returned", came}} {
+		if flag.is {
+			words = append(words, flag.word)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// The driver's error of COMMIT is the Err itself, and what aborted the transaction is in it.
+func TestSlotEndKeepsTheError(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	w.at("COMMIT", fails(errRefused))
+	w.End(true)
+	if r := w.Last(); r.Err != error(errRefused) || r.Opener != Opener(&w.key) {
+		t.Errorf("got %v of %v, want the driver's of the key that began", r.Err, r.Opener)
+	}
+	w.well()
+	tx := w.begin()
+	w.Note(background, tx, false, errFull)
+	w.End(true)
+	if r := w.Last(); !errors.Is(r.Err, errFull) {
+		t.Errorf("got %v, want what aborted the transaction in it", r.Err)
+	}
+}
+
+// What the last transaction left is not taken for what became of the next one.
+func TestSlotEndTwice(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	w.at("COMMIT", fails(errNetwork))
+	w.End(true)
+	w.well()
+	w.begin()
+	w.End(false)
+	r := w.Last()
+	if got := describeResult(r, "returned"); got != "rolled back" || r.Err != nil || w.Ended() != 2 {
+		t.Errorf("got %s: %v, %d ended", got, r.Err, w.Ended())
+	}
+	w.d.Check(t, "BEGIN", "COMMIT", "BEGIN", "ROLLBACK")
+}
+
+// The Times are those of the one transaction, and nil if nobody wants them.
+func TestSlotTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		takes := func(d time.Duration) func(context.Context) error {
+			return func(context.Context) error { time.Sleep(d); return nil } // the bubble's time
+		}
+		w := newWorld(t, plain)
+		w.at("BEGIN", takes(time.Second))
+		w.at("ROLLBACK", takes(time.Hour))
+		w.timed = true
+		start := time.Now()
+		w.begin()
+		time.Sleep(time.Minute)
+		w.End(false)
+		first := w.Last().Times
+		if want := (Times{time.Second, start.Add(time.Second), time.Minute, time.Hour}); first == nil || *first != want {
+			t.Errorf("got %+v, want %+v", first, want)
+		}
+
+		w.at("BEGIN", takes(2*time.Second))
+		start = time.Now()
+		w.begin()
+		if r := w.Last(); r.Times == first {
+			t.Error("the next transaction has the Times of the last one")
+		}
+		w.End(false)
+		if second := w.Last().Times; *second != (Times{2 * time.Second, start.Add(2 * time.Second), 0, time.Hour}) {
+			t.Errorf("got %+v", second)
+		}
+
+		w.timed = false
+		w.begin()
+		w.End(false)
+		if r := w.Last(); r.Times != nil {
+			t.Errorf("got %+v, want none", r.Times)
+		}
+	})
+}
