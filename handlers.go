@@ -282,6 +282,7 @@ func (c *committed) Unwrap() error { return c.err }
 
 // isUnavailable reports whether another try, a little later, may go well.
 func isUnavailable(err error) bool {
+	err = harmless(err)
 	var u *unit.Unavailable
 	var c *committed
 	return errors.As(err, &u) && !errors.As(err, &c)
@@ -337,7 +338,7 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
-	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(harmless(err)) {
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) {
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 }

@@ -224,10 +224,17 @@ func (u *Unit) result() error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
+	if use.unknown == nil || isTxEnded(err) {
 		return err
 	}
 	return errors.Join(err, use.unknown)
+}
+
+// isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
+// panic, as those of a typed nil often do, is not.
+func isTxEnded(err error) (is bool) {
+	defer func() { _ = recover() }()
+	return errors.Is(err, txn.ErrTxEnded)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
