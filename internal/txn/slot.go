@@ -89,7 +89,7 @@ var (
 	ErrBegun = errors.New("sqlreq: the transaction has begun")
 	// ErrFinished: the slot is closed.
 	ErrFinished = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
-	// ErrTxEnded: the transaction was ended through *sql.Tx.
+	// ErrTxEnded: the transaction was ended through *sql.Tx; endedByServer is one with another text.
 	ErrTxEnded = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
 )
 

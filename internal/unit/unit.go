@@ -8,8 +8,9 @@
 //
 // While it is running, statements, Commit, Rollback, Savepoint and hooks are
 // allowed. Finish closes every slot first (package txn), so that nothing begins any
-// more, then ends what is open, in the order of the BEGINs, then runs the hooks.
-// A unit that has used nothing is ended at once.
+// more, waits for the statements that are under way if it is to commit, then ends
+// what is open, read-only ones first, the others in the order of the BEGINs, tells
+// Observe of each, then runs the hooks. A unit that has used nothing is ended at once.
 //
 // A public call asks once. Fail, EndNow, AddHook and the first use of a key ask for
 // the state; a later use of the key learns it from its slot, which is closed.
