@@ -143,6 +143,7 @@ func (s *Slot) end(e *ending) {
 	}
 	if s.test != nil {
 		s.test.closeNest(e.unit)
+		_ = s.Quiet(e.unit, e.unit) // one that came after ROLLBACK TO would be the test's; no *sql.Tx that has ended refuses it
 	}
 	defer s.settle(e, asked)
 	defer s.giveUp(e)
