@@ -100,21 +100,35 @@ type failure struct {
 // first of each is part of it, so that one allocation does for all. The unit's
 // mutex guards it, but for begins.
 type used struct {
-	sources *Source // a list: the first, then the others, the newest first; written by newSource
-	slots   *slot   // a list of the same kind; written by slotOf, and not after the unit has stopped running
-	hooks   []hook  // in the order of registration; written by AddHook, takeHooks and lastHooks
-	joined  []any   // in the order of Join, which writes it
+	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
+	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
+	seldom  *seldom                // what few units need; nil in the others
 
-	sawConflict  bool  // by a statement, or a begin
-	timedOut     bool  // a wait for a transaction
-	commitFailed bool  // a COMMIT was tried, and failed
-	warned       bool  // of a write in a read-only transaction
-	unknown      error // the first of a transaction that others have ended; nobody knows how
+	sawConflict  bool // by a statement, or a begin
+	timedOut     bool // a wait for a transaction
+	commitFailed bool // a COMMIT was tried, and failed
 
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
 	firstSource Source // the memory of the first of sources
 	firstSlot   slot   // the memory of the first of slots
+}
+
+// seldom is what few units need.
+type seldom struct {
+	joined  []any // in the order of Join, which writes it
+	warned  bool  // of a write in a read-only transaction
+	unknown error // the first of a transaction that others have ended; nobody knows how
+}
+
+// rare returns what few units need. The caller holds u.mu.
+func (u *Unit) rare() *seldom {
+	use := u.use()
+	if use.seldom == nil {
+		use.seldom = new(seldom)
+	}
+	return use.seldom
 }
 
 // slot is a txn.Slot in the unit's list.
@@ -156,13 +170,13 @@ func (u *Unit) Over() bool {
 func (u *Unit) Join(who any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.use()
-	for _, j := range use.joined {
+	rare := u.rare()
+	for _, j := range rare.joined {
 		if j == who {
 			return
 		}
 	}
-	use.joined = append(use.joined, who)
+	rare.joined = append(rare.joined, who)
 }
 
 func (u *Unit) joined() []any {
@@ -172,7 +186,10 @@ func (u *Unit) joined() []any {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return use.joined
+	if use.seldom == nil {
+		return nil
+	}
+	return use.seldom.joined
 }
 
 // Fail makes the unit fail with err, unless it has failed already; nil does
@@ -207,6 +224,9 @@ func (u *Unit) AnswerStands() bool {
 	return f != nil && f.only
 }
 
+// failByItself makes the unit fail with err, which is of nobody in particular.
+func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
+
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
 	if f := u.failed.Load(); f != nil {
@@ -218,17 +238,26 @@ func (u *Unit) Err() error {
 // result returns the first failure and, if it is another, the end of a transaction
 // about which nobody knows how it was.
 func (u *Unit) result() error {
-	err := u.Err()
+	err, unknown := u.Err(), u.unknown()
+	if unknown == nil || isTxEnded(err) { // which calls methods of the program's error: not under the mutex
+		return err
+	}
+	return errors.Join(err, unknown)
+}
+
+// unknown returns the end of a transaction about which nobody knows how it was, nil
+// if there is none.
+func (u *Unit) unknown() error {
 	use := u.used.Load()
 	if use == nil {
-		return err
+		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.unknown == nil || isTxEnded(err) {
-		return err
+	if use.seldom == nil {
+		return nil
 	}
-	return errors.Join(err, use.unknown)
+	return use.seldom.unknown
 }
 
 // isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
@@ -291,9 +320,9 @@ func (u *Unit) askUsed(what func(*used) bool) bool {
 func (u *Unit) WarnOnce() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.use()
-	first := !use.warned
-	use.warned = true
+	rare := u.rare()
+	first := !rare.warned
+	rare.warned = true
 	return first
 }
 
@@ -303,10 +332,9 @@ func (u *Unit) FirstKey() string {
 	if use == nil {
 		return ""
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.sources == nil {
+	first := use.sources.Load()
+	if first == nil {
 		return ""
 	}
-	return use.sources.Name()
+	return first.Name()
 }
