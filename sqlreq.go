@@ -51,9 +51,9 @@ type Registry struct {
 	Retry Retry
 
 	// Observe is called for every transaction that was begun, when it and those
-	// that end with it have ended, in the goroutine that ended them. Its context has
-	// the values of the request's or the Do's; the transaction's functions return
-	// ErrFinished in it, and a Do in it does not keep the request from being run again.
+	// that end with it have ended, in the goroutine that ended them. Its context is
+	// the request's or the Do's; the transaction's functions return ErrFinished in
+	// it, and a Do in it does not keep the request from being run again.
 	Observe func(context.Context, Event)
 
 	// Logger gets the failures from 500 up, those of streaming responses, and every
