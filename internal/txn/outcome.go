@@ -289,7 +289,7 @@ func (s *Slot) note(e *ending) {
 	s.mu.Lock()
 	k := known{
 		late:      e.late,
-		aborted:   s.reason != nil,
+		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
 	}
