@@ -131,7 +131,9 @@ var (
 	ErrUnknownKey error = errors.New("sqlreq: unknown key")
 	// ErrDuplicateKey: two bindings of a registry have the same key.
 	ErrDuplicateKey error = errors.New("sqlreq: duplicate key")
-	// ErrBegun: a transaction is open already, so its options cannot be chosen any more.
+	// ErrBegun: a transaction is open already, and BeginTx comes too late, or the key
+	// that began it on the same pool has other options or another Guard. The text says
+	// which.
 	ErrBegun error = txn.ErrBegun
 	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
 	ErrFinished error = txn.ErrFinished
