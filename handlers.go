@@ -215,9 +215,10 @@ func Errorf(code int, format string, args ...any) error {
 // StatusCode returns the status that the default ErrorHandler answers err with:
 // the code of the first [*StatusError] in its chain with one from 400 to 599; 413
 // for an [*http.MaxBytesError]; 503 if sqlreq marked it because it waited in vain
-// for the database, or because the request's context has ended; 500 otherwise,
-// and 200 for nil. No other type's method is asked: the 404 of an upstream is
-// not that of this service.
+// for the database or could not reach it, because a conflict outlasted the attempts,
+// or because the request's context has ended, and nothing is or may be committed;
+// 500 otherwise, and 200 for nil. No other type's method is asked: the 404 of an
+// upstream is not that of this service. An error whose methods panic is a 500.
 func StatusCode(err error) int {
 	if err == nil {
 		return http.StatusOK
@@ -282,6 +283,7 @@ func (c *committed) Unwrap() error { return c.err }
 
 // isUnavailable reports whether another try, a little later, may go well.
 func isUnavailable(err error) bool {
+	err = harmless(err)
 	var u *unit.Unavailable
 	var c *committed
 	return errors.As(err, &u) && !errors.As(err, &c)
@@ -290,7 +292,9 @@ func isUnavailable(err error) bool {
 // MayHaveCommitted reports whether work of what failed with err may be in a
 // database, so that it must not be repeated blindly: err is, or wraps, a
 // [*CommitError] whose outcome is unknown or that names committed keys, or
-// [ErrTxEnded]. It is for an ErrorHandler, a job runner, a client.
+// [ErrTxEnded]. False for nil, and for an error whose methods panic. It is for an
+// ErrorHandler, a job runner, a client of [Registry.Do]. What an explicit [Commit]
+// has committed before the failure it does not know.
 func MayHaveCommitted(err error) bool {
 	err = harmless(err)
 	var c *CommitError
@@ -337,7 +341,7 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
-	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(harmless(err)) {
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) {
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 }

@@ -205,6 +205,27 @@ func TestG4SavepointMisuse(t *testing.T) {
 	}
 }
 
+// TestG4StatementInASavepointThatHasReturned: where none is open any more, the context of one that was rolled
+// back is refused with the reason, and that of one that was released is as good as the one around it.
+func TestG4StatementInASavepointThatHasReturned(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	for _, fails := range []error{nil, sqlreqtest.ErrTest} {
+		err := reg.Do(t.Context(), func(ctx context.Context) error {
+			var old context.Context
+			_ = sqlreq.Savepoint(ctx, func(ctx context.Context) error { old = ctx; return fails })
+			_, err := sqlreqtest.Main.ExecContext(old, sqlreqtest.InsertWork)
+			return err
+		})
+		if fails == nil && err != nil || fails != nil && (err == nil || !strings.Contains(err.Error(), "the Savepoint of this context was rolled back")) {
+			t.Errorf("after a Savepoint that returned %v: got %v", fails, err)
+		}
+	}
+	if n := sqlreqtest.Count(t, db, "work"); n != 1 {
+		t.Errorf("got %d rows, want 1", n)
+	}
+}
+
 func TestG4SavepointGoingBackFails(t *testing.T) {
 	faults := &fakedb.DB{Stmt: func(_ context.Context, query string) error {
 		if strings.HasPrefix(query, "ROLLBACK TO") {

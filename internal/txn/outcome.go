@@ -143,6 +143,7 @@ func (s *Slot) end(e *ending) {
 	}
 	if s.test != nil {
 		s.test.closeNest(e.unit)
+		_ = s.Quiet(e.unit, e.unit) // one that came after ROLLBACK TO would be the test's; no *sql.Tx that has ended refuses it
 	}
 	defer s.settle(e, asked)
 	defer s.giveUp(e)
@@ -288,7 +289,7 @@ func (s *Slot) note(e *ending) {
 	s.mu.Lock()
 	k := known{
 		late:      e.late,
-		aborted:   s.reason != nil,
+		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
 	}

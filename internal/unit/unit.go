@@ -8,8 +8,9 @@
 //
 // While it is running, statements, Commit, Rollback, Savepoint and hooks are
 // allowed. Finish closes every slot first (package txn), so that nothing begins any
-// more, then ends what is open, in the order of the BEGINs, then runs the hooks.
-// A unit that has used nothing is ended at once.
+// more, waits for the statements that are under way if it is to commit, then ends
+// what is open, read-only ones first, the others in the order of the BEGINs, tells
+// Observe of each, then runs the hooks. A unit that has used nothing is ended at once.
 //
 // A public call asks once. Fail, EndNow, AddHook and the first use of a key ask for
 // the state; a later use of the key learns it from its slot, which is closed.
@@ -237,17 +238,33 @@ func (u *Unit) Err() error {
 // result returns the first failure and, if it is another, the end of a transaction
 // about which nobody knows how it was.
 func (u *Unit) result() error {
-	err := u.Err()
+	err, unknown := u.Err(), u.unknown()
+	if unknown == nil || isTxEnded(err) { // which calls methods of the program's error: not under the mutex
+		return err
+	}
+	return errors.Join(err, unknown)
+}
+
+// unknown returns the end of a transaction about which nobody knows how it was, nil
+// if there is none.
+func (u *Unit) unknown() error {
 	use := u.used.Load()
 	if use == nil {
-		return err
+		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil || use.seldom.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
-		return err
+	if use.seldom == nil {
+		return nil
 	}
-	return errors.Join(err, use.seldom.unknown)
+	return use.seldom.unknown
+}
+
+// isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
+// panic, as those of a typed nil often do, is not.
+func isTxEnded(err error) (is bool) {
+	defer func() { _ = recover() }()
+	return errors.Is(err, txn.ErrTxEnded)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
