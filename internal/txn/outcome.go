@@ -183,7 +183,8 @@ func (s *Slot) rollBack(e *ending) {
 		return
 	}
 	checked := *e
-	if s.send(e, sentRollback); e.answer != none {
+	s.send(e, sentRollback)
+	if e.answer != none && (checked.answer != lost || e.answer != gone) {
 		checked.err = cmp.Or(e.err, checked.err)
 		*e = checked // which says more than the answer to ROLLBACK
 	}
@@ -289,7 +290,7 @@ func (s *Slot) note(e *ending) {
 	defer s.mu.Unlock()
 	s.outcome = judge(e.sent, e.answer, known{
 		late:      e.late,
-		aborted:   s.reason != nil,
+		aborted:   s.reason != nil || e.refused, // Guard's savepoint has met the error, and nothing ran after it
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
 	})
@@ -302,7 +303,7 @@ func (s *Slot) note(e *ending) {
 	default:
 		s.stored = s.outcome == Ended // by a Commit, perhaps
 	}
-	if s.outcome == RolledBack && e.answer == lost {
+	if s.outcome == RolledBack && answerOf(e.err) == lost { // also if Guard's check was answered, and ROLLBACK was not
 		s.unheard = e.err
 	}
 	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
