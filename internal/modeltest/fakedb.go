@@ -342,7 +342,10 @@ func (c *Session) savepoint(call Call, name string, fault What) error {
 	}
 	depth := c.find(name)
 	if depth < 0 {
-		return fmt.Errorf("savepoint %s does not exist", name)
+		if c.server.Strict {
+			return &mysqlite.NoSavepoint{}
+		}
+		return mysqlite.NewDoesNotExist()
 	}
 	released := c.layers[depth:]
 	c.layers = c.layers[:depth:depth]

@@ -332,7 +332,7 @@ func (o *op) String() string {
 	case opBeginTx:
 		s += fmt.Sprintf("BeginTx %s %s", o.key, [...]string{"nil", "read-only", "serializable", "read-only serializable"}[o.n%4])
 	case opFail:
-		s += fmt.Sprintf("Fail %d", o.n%errorKinds)
+		s += fmt.Sprintf("%s %d", pick(o.rollbackOnly(), "RollbackOnly", "Fail"), o.n%errorKinds)
 	case opAfterCommit, opAfterRollback:
 		s += fmt.Sprintf("%s %s %s", pick(o.kind == opAfterCommit, "AfterCommit", "AfterRollback"), o.key, [...]string{"notes", "panics", "uses", "does"}[o.n%hookKinds])
 	case opSub:
@@ -363,6 +363,9 @@ func pick(cond bool, a, b string) string {
 	}
 	return b
 }
+
+// rollbackOnly is for an opFail.
+func (o *op) rollbackOnly() bool { return o.n/errorKinds%3 == 2 }
 
 // statement is what the operation sends.
 func (o *op) statement(attempt int) string {

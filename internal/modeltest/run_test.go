@@ -64,6 +64,8 @@ func class(err error) string {
 		{"plain", is(ErrFault)},
 		{"full", as[*mysqlite.Full]},
 		{"no transaction", as[*mysqlite.NoTx]},
+		{"no savepoint", as[*mysqlite.NoSavepoint]},
+		{"no savepoint", as[*mysqlite.DoesNotExist]},
 		{"deadlock", as[*mysqlite.Deadlock]},
 		{"conflict", is(StateError("40001"))},
 		{"constraint", is(StateError("23503"))},
@@ -332,6 +334,9 @@ func (x *exchange) do(e *env, o *op) (result string, err error) {
 	case opRollback:
 		return "", key.Rollback(e.ctx)
 	case opFail:
+		if o.rollbackOnly() {
+			return "", sqlreq.RollbackOnly(e.ctx, programErrors[o.n%errorKinds])
+		}
 		return "", sqlreq.Fail(e.ctx, programErrors[o.n%errorKinds])
 	case opAfterCommit:
 		return "", key.AfterCommit(e.ctx, func(ctx context.Context) { x.hook(ctx, o) })
@@ -340,9 +345,6 @@ func (x *exchange) do(e *env, o *op) (result string, err error) {
 	case opSub:
 		return x.recovering(o, func() error { return x.sub(e, o) })
 	case opDo:
-		if x.p.one {
-			return " not tried", nil
-		}
 		return x.recovering(o, func() error { return x.doUnit(e, o) })
 	case opCancel:
 		x.cancel()
