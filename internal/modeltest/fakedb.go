@@ -6,6 +6,7 @@ package modeltest
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -55,12 +56,14 @@ const (
 	LostAfter                   // of COMMIT: an error without an answer, committed
 	Constraint                  // of COMMIT: SQLSTATE 23503, rolled back
 	ClientGoes                  // of COMMIT: it succeeds, and the client goes meanwhile
-	Whats
+	Timeout                     // an error that may end a transaction, and is retryable; it has
+	FalseTimeout                // the same; it has not
+	IOErr                       // of COMMIT: an I/O error, committed
 )
 
 func (w What) String() string {
 	return [...]string{"-", "Plain", "Conflict", "Full", "FalseFull", "Deadlock", "Unnoticed", "DDL", "ContextEnds",
-		"BadConn", "BadAfter", "LostBefore", "LostAfter", "Constraint", "ClientGoes"}[w]
+		"BadConn", "BadAfter", "LostBefore", "LostAfter", "Constraint", "ClientGoes", "Timeout", "FalseTimeout", "IOErr"}[w]
 }
 
 // Possible are the faults that a call can have.
@@ -72,6 +75,51 @@ var Possible = [Calls][]What{
 	Back:     {Plain},
 	Commit:   {Constraint, Conflict, BadConn, BadAfter, LostBefore, LostAfter, ClientGoes},
 	Rollback: {Plain, BadConn},
+}
+
+// Behind are the faults that end a transaction behind the library's back, and those
+// that take the answer from it.
+var Behind = [Calls][]What{
+	Begin:    {BadConn},
+	Exec:     {Unnoticed, Deadlock, DDL, Full, Timeout, FalseTimeout},
+	Save:     {Full, Plain},
+	Release:  {Plain, BadConn},
+	Back:     {Plain, BadConn},
+	Commit:   {IOErr, LostBefore, LostAfter},
+	Rollback: {Plain, BadConn},
+}
+
+// Engine is a kind of database.
+type Engine int
+
+// The kinds of databases.
+const (
+	// MariaDB accepts COMMIT, ROLLBACK and SAVEPOINT outside of a transaction.
+	MariaDB Engine = iota
+	// SQLite answers a COMMIT or ROLLBACK outside of a transaction with an error;
+	// SAVEPOINT begins one there.
+	SQLite
+	// PostgreSQL never ends a transaction by itself: an error aborts it, and it knows
+	// nothing but going back.
+	PostgreSQL
+)
+
+func (e Engine) String() string { return [...]string{"MariaDB", "SQLite", "PostgreSQL"}[e] }
+
+// takes returns what becomes of a fault of a statement.
+func (e Engine) takes(w What) What {
+	if e != PostgreSQL {
+		return w
+	}
+	switch w {
+	case Full, FalseFull, Unnoticed, Timeout, FalseTimeout:
+		return Plain
+	case Deadlock:
+		return Conflict
+	case DDL:
+		return 0
+	}
+	return w
 }
 
 // Fault is what happens to the n-th call of a kind, from 0.
@@ -96,7 +144,8 @@ func (e StateError) SQLState() string { return string(e) }
 type Server struct {
 	Name   string
 	Faults []Fault
-	Strict bool              // COMMIT and ROLLBACK outside of a transaction are errors, as of SQLite; else accepted, as of MariaDB
+	Engine Engine
+	Client *Client
 	Log    func(line string) // of every statement
 	Gone   func()            // what ClientGoes does
 
@@ -104,6 +153,7 @@ type Server struct {
 	data     map[string]string
 	count    [Calls]int
 	sessions []*Session
+	journal  []*Transaction
 	faulty   []string // what a client did that no client may
 }
 
@@ -112,13 +162,18 @@ type Session struct {
 	server *Server
 	layers []layer // nil outside of a transaction; the first is the transaction, the others savepoints
 	names  map[string]bool
-	dead   bool // lost
-	closed bool
+	tx     *Transaction // that of the last BEGIN
+
+	implicit bool // the transaction was begun by a SAVEPOINT
+	aborted  bool // of PostgreSQL: only going back is left
+	dead     bool // lost
+	closed   bool
 }
 
 type layer struct {
 	name   string
 	writes map[string]*string // nil is deleted
+	log    []*Write
 }
 
 // Open returns a new connection.
@@ -158,12 +213,30 @@ func (c *Session) Run(query string, end func()) (string, error) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	call, arg := parse(query)
+	if call == Commit || call == Rollback {
+		c.noteEnd(call)
+	}
 	if c.dead {
+		c.noteMute(call)
 		return "", driver.ErrBadConn
 	}
-	call, arg := parse(query)
-	fault := s.fault(call)
+	fault := s.Engine.takes(s.fault(call))
 	s.logLocked(c, call, query, arg, fault)
+	if fault == Plain || fault == BadConn {
+		c.noteMute(call)
+	}
+	if c.aborted && (call == Exec || call == Save || call == Release) {
+		return "", StateError("25P02")
+	}
+	value, err := c.carryOut(call, query, arg, fault, end)
+	if err != nil && c.layers != nil && s.Engine == PostgreSQL {
+		c.aborted = true
+	}
+	return value, err
+}
+
+func (c *Session) carryOut(call Call, query, arg string, fault What, end func()) (string, error) {
 	switch call {
 	case Begin:
 		return "", c.begin(fault)
@@ -246,23 +319,45 @@ func (c *Session) begin(fault What) error {
 	case BadConn:
 		return c.lose()
 	}
-	c.layers = []layer{{writes: make(map[string]*string)}}
+	c.open(false)
 	c.names = make(map[string]bool)
+	c.noteBegin()
 	return nil
 }
 
+func (c *Session) open(implicit bool) {
+	c.layers = []layer{{writes: make(map[string]*string)}}
+	c.implicit, c.aborted = implicit, false
+}
+
+// drop rolls back what is open.
+func (c *Session) drop() {
+	for _, l := range c.layers {
+		l.note(Lost)
+	}
+	c.layers, c.aborted = nil, false
+}
+
 func (c *Session) lose() error {
-	c.dead, c.layers = true, nil
+	c.drop()
+	c.dead = true
 	return driver.ErrBadConn
 }
 
+// ErrRolledBack is pgx's for a COMMIT that PostgreSQL has answered with ROLLBACK.
+var ErrRolledBack = errors.New("commit unexpectedly resulted in rollback")
+
 func (c *Session) commit(fault What) error {
+	if c.aborted && fault != BadConn {
+		c.drop()
+		return ErrRolledBack
+	}
 	switch fault {
 	case Constraint:
-		c.layers = nil
+		c.drop()
 		return StateError("23503")
 	case Conflict:
-		c.layers = nil
+		c.drop()
 		return StateError("40001")
 	case BadConn:
 		return c.lose()
@@ -270,15 +365,18 @@ func (c *Session) commit(fault What) error {
 		c.apply()
 		return c.lose()
 	case LostBefore:
-		c.layers = nil
+		c.drop()
 		return ErrFault
 	case LostAfter:
 		c.apply()
 		return ErrFault
+	case IOErr:
+		c.apply()
+		return &mysqlite.IOErr{}
 	case ClientGoes:
 		c.server.Gone()
 	}
-	if c.layers == nil && c.server.Strict {
+	if c.layers == nil && c.server.Engine == SQLite {
 		return &mysqlite.NoTx{}
 	}
 	c.apply()
@@ -291,8 +389,9 @@ func (c *Session) apply() {
 		for k, v := range l.writes {
 			c.server.write(k, v)
 		}
+		l.note(Stored)
 	}
-	c.layers = nil
+	c.layers, c.aborted = nil, false
 }
 
 func (s *Server) write(k string, v *string) {
@@ -307,13 +406,13 @@ func (s *Server) write(k string, v *string) {
 
 func (c *Session) rollback(fault What) error {
 	none := c.layers == nil
-	c.layers = nil
+	c.drop()
 	switch {
 	case fault == Plain:
 		return ErrFault
 	case fault == BadConn:
 		return c.lose()
-	case none && c.server.Strict:
+	case none && c.server.Engine == SQLite:
 		return &mysqlite.NoTx{}
 	}
 	return nil
@@ -324,69 +423,100 @@ func (c *Session) savepoint(call Call, name string, fault What) error {
 	case Plain:
 		return ErrFault
 	case Full:
-		c.layers = nil
+		c.noteBehind(false)
+		c.drop()
 		return &mysqlite.Full{}
 	case BadConn:
 		return c.lose()
 	}
 	if call == Save {
-		if c.layers == nil {
-			return nil // MariaDB forgets it at once
-		}
-		if c.names[name] {
-			c.server.faulty = append(c.server.faulty, c.server.Name+": the name of a savepoint was used twice: "+name)
-		}
-		c.names[name] = true
-		c.layers = append(c.layers, layer{name, make(map[string]*string)})
-		return nil
+		return c.save(name)
 	}
 	depth := c.find(name)
 	if depth < 0 {
-		if c.server.Strict {
-			return &mysqlite.NoSavepoint{}
-		}
-		return mysqlite.NewDoesNotExist()
+		return c.noSavepoint()
 	}
-	released := c.layers[depth:]
+	above := c.layers[depth:]
 	c.layers = c.layers[:depth:depth]
 	if call == Back {
-		c.layers = append(c.layers, layer{name, make(map[string]*string)})
+		for _, l := range above {
+			l.note(Undone)
+		}
+		c.layers = append(c.layers, layer{name: name, writes: make(map[string]*string)})
+		c.aborted = false
 		return nil
 	}
-	for _, l := range released {
-		maps.Copy(c.layers[depth-1].writes, l.writes)
+	around := &c.layers[depth-1]
+	for _, l := range above {
+		maps.Copy(around.writes, l.writes)
+		around.log = append(around.log, l.log...)
+	}
+	if c.implicit && depth == 1 {
+		c.apply()
 	}
 	return nil
+}
+
+func (c *Session) save(name string) error {
+	if c.layers == nil {
+		switch c.server.Engine {
+		case MariaDB:
+			return nil // it forgets it at once
+		case PostgreSQL:
+			return StateError("25P01")
+		}
+		c.open(true)
+		c.tx.Reopened = true
+	}
+	if c.names[name] {
+		c.server.faulty = append(c.server.faulty, c.server.Name+": the name of a savepoint was used twice: "+name)
+	}
+	c.names[name] = true
+	c.layers = append(c.layers, layer{name: name, writes: make(map[string]*string)})
+	c.tx.Guarded = c.tx.Guarded || strings.HasSuffix(name, "guard")
+	return nil
+}
+
+func (c *Session) noSavepoint() error {
+	switch {
+	case c.server.Engine == SQLite:
+		return &mysqlite.NoSavepoint{}
+	case c.server.Engine == MariaDB:
+		return mysqlite.NewDoesNotExist()
+	case c.layers == nil:
+		return StateError("25P01")
+	}
+	return StateError("3B001")
 }
 
 // statement is PUT key value, DEL key or GET key.
 func (c *Session) statement(query string, fault What, end func()) (string, error) {
 	switch fault {
-	case Plain:
-		return "", ErrFault
-	case Conflict:
-		return "", StateError("40001")
-	case Full:
-		c.layers = nil
-		return "", &mysqlite.Full{}
-	case FalseFull:
-		return "", &mysqlite.Full{}
-	case Deadlock:
-		c.layers = nil
-		return "", mysqlite.NewDeadlock()
+	case Full, Deadlock, Timeout:
+		c.noteBehind(false)
+		c.drop()
 	case Unnoticed:
-		c.layers = nil
-		return "", ErrFault
+		c.noteBehind(true)
+		c.drop()
 	case DDL:
+		c.noteBehind(true)
 		c.apply()
 	case ContextEnds:
-		c.layers = nil
+		if c.server.Engine != PostgreSQL {
+			c.noteBehind(false)
+			c.drop()
+		}
 		end()
-		return "", context.Canceled
 	case BadConn:
 		return "", c.lose()
 	}
+	if err := errorOf(fault); err != nil {
+		return "", err
+	}
 	words := strings.Fields(query)
+	if words[0] != "GET" {
+		c.noteWrite(query)
+	}
 	switch words[0] {
 	case "GET":
 		return c.get(words[1]), nil
@@ -398,6 +528,25 @@ func (c *Session) statement(query string, fault What, end func()) (string, error
 		return "", fmt.Errorf("syntax error: %s", query)
 	}
 	return "", nil
+}
+
+// errorOf is what a statement that met the fault says.
+func errorOf(fault What) error {
+	switch fault {
+	case Plain, Unnoticed:
+		return ErrFault
+	case Conflict:
+		return StateError("40001")
+	case Full, FalseFull:
+		return &mysqlite.Full{}
+	case Deadlock:
+		return mysqlite.NewDeadlock()
+	case Timeout, FalseTimeout:
+		return mysqlite.NewTimeout()
+	case ContextEnds:
+		return context.Canceled
+	}
+	return nil
 }
 
 func (c *Session) get(k string) string {
@@ -448,8 +597,11 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if opts.ReadOnly {
 		query = "BEGIN READ ONLY" // and not heeded
 	}
-	_, err := c.run(ctx, query)
-	return c, err
+	if _, err := c.run(ctx, query); err != nil {
+		return nil, err
+	}
+	c.tx.RollsBack = opts.ReadOnly && sql.IsolationLevel(opts.Isolation) != sql.LevelSerializable
+	return c, nil
 }
 
 func (c *conn) Commit() error {
@@ -488,7 +640,7 @@ func (c *conn) Close() error {
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
 	c.closed = true
-	c.layers = nil
+	c.drop()
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 // that are made to it. Everything in it was chosen by bytes.
 type program struct {
 	apps     [2]app // the second is nested under the first
-	strict   bool   // Server.Strict
+	engine   Engine // of all its databases
 	one      bool   // the pool of main has one connection
 	faults   [3][]Fault
 	requests []*request
@@ -163,7 +163,7 @@ func (s *source) odds(n int) bool { return s.n(n) == n-1 }
 
 func generate(data []byte) *program {
 	s := &source{bytes: data, room: 40}
-	p := &program{strict: s.odds(2), one: s.odds(4)}
+	p := &program{engine: []Engine{MariaDB, SQLite, PostgreSQL, SQLite}[s.n(4)], one: s.odds(4)}
 	p.apps[0] = s.app(
 		binding{key: "main", server: 0},
 		binding{key: "alias", server: 0},
@@ -209,7 +209,13 @@ func (s *source) app(bindings ...binding) app {
 func (s *source) faults() (all []Fault) {
 	for range []int{0, 1, 1, 2, 3}[s.n(5)] {
 		call := []Call{Exec, Commit, Begin, Exec, Commit, Save, Release, Back, Rollback}[s.n(9)]
-		all = append(all, Fault{call, s.n(4), Possible[call][s.n(len(Possible[call]))]})
+		f := Fault{Call: call, Nth: s.n(4)}
+		if n := s.n(256); n < 160 {
+			f.What = Possible[call][n%len(Possible[call])]
+		} else {
+			f.What = Behind[call][n%len(Behind[call])]
+		}
+		all = append(all, f)
 	}
 	return all
 }
@@ -292,7 +298,7 @@ func (b *block) total() (n int) {
 
 func (p *program) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "strict %v, one connection %v\n", p.strict, p.one)
+	fmt.Fprintf(&b, "%v, one connection %v\n", p.engine, p.one)
 	for i, a := range p.apps {
 		fmt.Fprintf(&b, "app %d: commitIf %d, attempts %d, never %v, custom %v", i, a.commitIf, a.attempts, a.never, a.custom)
 		for _, k := range a.bindings {
@@ -399,7 +405,7 @@ func (p *program) smaller() []func() (undo func()) {
 		cuts = append(cuts, set(&r.recover, false), set(&r.old, false), set(&r.declare, false), set(&r.method, "GET"))
 		cuts = append(cuts, r.block.smaller()...)
 	}
-	cuts = append(cuts, set(&p.one, false), set(&p.strict, false))
+	cuts = append(cuts, set(&p.one, false), set(&p.engine, MariaDB))
 	for i := range p.apps {
 		a := &p.apps[i]
 		cuts = append(cuts, set(&a.commitIf, 0), set(&a.attempts, 0), set(&a.never, false), set(&a.custom, false))

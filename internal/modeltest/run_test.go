@@ -66,6 +66,12 @@ func class(err error) string {
 		{"no transaction", as[*mysqlite.NoTx]},
 		{"no savepoint", as[*mysqlite.NoSavepoint]},
 		{"no savepoint", as[*mysqlite.DoesNotExist]},
+		{"no transaction", is(StateError("25P01"))},
+		{"no savepoint", is(StateError("3B001"))},
+		{"aborted", is(StateError("25P02"))},
+		{"rolled back", is(ErrRolledBack)},
+		{"I/O error", as[*mysqlite.IOErr]},
+		{"timeout", as[*mysqlite.Timeout]},
 		{"deadlock", as[*mysqlite.Deadlock]},
 		{"conflict", is(StateError("40001"))},
 		{"constraint", is(StateError("23503"))},
@@ -130,7 +136,7 @@ func newWorld(p *program) *world {
 }
 
 func newServer(p *program, i int, log func(string)) *Server {
-	return &Server{Name: "db" + strconv.Itoa(i), Faults: p.faults[i], Strict: p.strict, Log: log}
+	return &Server{Name: "db" + strconv.Itoa(i), Faults: p.faults[i], Engine: p.engine, Client: new(Client), Log: log}
 }
 
 func (x *world) note(line string) { x.trace = append(x.trace, line) }

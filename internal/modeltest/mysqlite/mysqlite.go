@@ -48,3 +48,23 @@ type Deadlock struct {
 func NewDeadlock() *Deadlock { return &Deadlock{1213, [5]byte([]byte("40001"))} }
 
 func (*Deadlock) Error() string { return "Error 1213 (40001): Deadlock found" }
+
+// Timeout has the fields of go-sql-driver/mysql.
+type Timeout struct {
+	Number   uint16
+	SQLState [5]byte
+}
+
+// NewTimeout returns error 1205, after which MariaDB has ended the transaction if
+// innodb_rollback_on_timeout is on.
+func NewTimeout() *Timeout { return &Timeout{1205, [5]byte([]byte("HY000"))} }
+
+func (*Timeout) Error() string { return "Error 1205 (HY000): Lock wait timeout exceeded" }
+
+// IOErr is what SQLite answers a COMMIT that may be on the disk.
+type IOErr struct{}
+
+func (*IOErr) Error() string { return "disk I/O error (10)" }
+
+// Code is the method of modernc.org/sqlite.
+func (*IOErr) Code() int { return 10 }
