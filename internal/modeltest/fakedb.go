@@ -42,23 +42,23 @@ type What int
 
 // The ways to fail.
 const (
-	Plain       What = iota + 1 // an error that says nothing; the transaction lives
-	Conflict                    // SQLSTATE 40001; the transaction lives, of a COMMIT it is rolled back
-	Full                        // an error that may end a transaction; it has
-	FalseFull                   // an error that may end a transaction; it has not
-	Deadlock                    // retryable, and the transaction has ended
-	Unnoticed                   // an error that does not say that the transaction has ended
-	DDL                         // no error; the transaction was committed on the way
-	ContextEnds                 // the context of the statement ends, and the transaction with it
-	BadConn                     // the connection is lost, the transaction rolled back
-	BadAfter                    // of COMMIT: the connection is lost, the transaction committed
-	LostBefore                  // of COMMIT: an error without an answer, rolled back
-	LostAfter                   // of COMMIT: an error without an answer, committed
-	Constraint                  // of COMMIT: SQLSTATE 23503, rolled back
-	ClientGoes                  // of COMMIT: it succeeds, and the client goes meanwhile
-	Timeout                     // an error that may end a transaction, and is retryable; it has
-	FalseTimeout                // the same; it has not
-	IOErr                       // of COMMIT: an I/O error, committed
+	Plain        What = iota + 1 // an error that says nothing; the transaction lives
+	Conflict                     // SQLSTATE 40001; the transaction lives, of a COMMIT it is rolled back
+	Full                         // an error that may end a transaction; it has
+	FalseFull                    // an error that may end a transaction; it has not
+	Deadlock                     // retryable, and the transaction has ended
+	Unnoticed                    // an error that does not say that the transaction has ended
+	DDL                          // no error; the transaction was committed on the way
+	ContextEnds                  // the context of the statement ends, and the transaction with it
+	BadConn                      // the connection is lost, the transaction rolled back
+	BadAfter                     // of COMMIT: the connection is lost, the transaction committed
+	LostBefore                   // of COMMIT: an error without an answer, rolled back
+	LostAfter                    // of COMMIT: an error without an answer, committed
+	Constraint                   // of COMMIT: SQLSTATE 23503, rolled back
+	ClientGoes                   // of COMMIT: it succeeds, and the client goes meanwhile
+	Timeout                      // an error that may end a transaction, and is retryable; it has
+	FalseTimeout                 // the same; it has not
+	IOErr                        // of COMMIT: an I/O error, committed
 )
 
 func (w What) String() string {

@@ -1,6 +1,8 @@
 // Package sqlreqtest holds what the tests of several packages start from: a
 // SQLite file with a table for work and one that makes COMMIT fail, a quiet
-// registry, a server.
+// registry, uses of its transactions, contexts that tell when they are asked, a
+// recorder of events, hooks and log records, servers and clients. The fake driver
+// is the package fakedb below, which does not import sqlreq.
 package sqlreqtest
 
 import (

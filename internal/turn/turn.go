@@ -6,23 +6,31 @@ import (
 	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // Turn is a lock of that kind. The zero Turn is free. It must not be copied
 // after its first use.
 type Turn struct {
+	state atomic.Int32 // free, taken or wanted; written by Lock, TryLock and Unlock
+
 	mu    sync.Mutex    // guards what follows; held for a few instructions only
-	taken bool          // written by Lock and Unlock
-	freed chan struct{} // closed by the next Unlock; nil if nobody waits
+	freed chan struct{} // closed by the next Unlock of a turn that is wanted; nil if nobody waits
 }
+
+const (
+	free   = iota
+	taken  // by one, and nobody waits
+	wanted // taken, and others may wait
+)
 
 // Lock takes the turn. If ctx ends before it is free, Lock returns the error of
 // ctx. A turn that is free is taken whether or not ctx has ended.
 func (t *Turn) Lock(ctx context.Context) error {
-	for {
-		freed := t.tryLock()
-		if freed == nil {
-			return nil
+	for !t.TryLock() {
+		freed := t.whenFreed()
+		if !t.state.CompareAndSwap(taken, wanted) && t.state.Load() != wanted {
+			continue // it is free by now
 		}
 		select {
 		case <-freed:
@@ -30,6 +38,7 @@ func (t *Turn) Lock(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 // LockEither is Lock for a wait that the end of either context ends. The error is
@@ -48,43 +57,32 @@ func (t *Turn) LockEither(ctx, other context.Context) error {
 }
 
 // TryLock takes the turn if it is free, and reports whether it did.
-func (t *Turn) TryLock() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.taken {
-		return false
-	}
-	t.taken = true
-	return true
-}
+func (t *Turn) TryLock() bool { return t.state.CompareAndSwap(free, taken) }
 
 // Taken reports whether somebody has the turn.
-func (t *Turn) Taken() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.taken
+func (t *Turn) Taken() bool { return t.state.Load() != free }
+
+// Unlock gives the turn back. Any goroutine may do it, but only for one that took it.
+func (t *Turn) Unlock() {
+	if t.state.Swap(free) == wanted {
+		t.wake()
+	}
 }
 
-// tryLock takes the turn and returns nil, or returns what is closed when it is
-// worth another try.
-func (t *Turn) tryLock() <-chan struct{} {
+// whenFreed returns what is closed when it is worth another try. It is asked for
+// before the turn is marked as wanted, so that the Unlock which sees that closes it.
+func (t *Turn) whenFreed() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.taken {
-		t.taken = true
-		return nil
-	}
 	if t.freed == nil {
 		t.freed = make(chan struct{})
 	}
 	return t.freed
 }
 
-// Unlock gives the turn back. Any goroutine may do it, but only for one that took it.
-func (t *Turn) Unlock() {
+func (t *Turn) wake() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.taken = false
 	if t.freed != nil {
 		close(t.freed)
 		t.freed = nil

@@ -47,6 +47,11 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	if a.Purpose == ForStatement {
+		if tx := s.join(a); tx != nil {
+			return tx, nil
+		}
+	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
@@ -63,13 +68,28 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// used notes that the transaction was given to somebody.
-func (s *Slot) used(why Purpose) {
+// join is Use without the turn, for a further statement of the key that began the
+// transaction, while nobody is at it. Who takes the turn after it was looked at
+// sees, by the mutex, that the statement is under way. It returns nil where there
+// is more to look at.
+func (s *Slot) join(a *Ask) *sql.Tx {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if why == ForStatement || why == ForPrepare {
-		s.running++
+	if s.state != open || s.names > 0 || s.closed || s.by != a.Opener || s.turn.Taken() {
+		return nil
 	}
+	a.RollsBack = s.EndsWithRollback()
+	s.running.Add(1)
+	return s.tx
+}
+
+// used notes that the transaction was given to somebody.
+func (s *Slot) used(why Purpose) {
+	if why == ForStatement || why == ForPrepare {
+		s.running.Add(1)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if why == ForPrepare || why == ForCaller || why == WithOptions {
 		s.handedOut = true
 	}

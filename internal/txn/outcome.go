@@ -287,27 +287,41 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 func (s *Slot) note(e *ending) {
 	tried := e.sent == sentCommit || e.sent == sentCheck
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.outcome = judge(e.sent, e.answer, known{
+	k := known{
 		late:      e.late,
 		aborted:   s.reason != nil || e.refused, // Guard's savepoint has met the error, and nothing ran after it
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
-	})
-	s.tried, s.err, s.unheard = tried, s.why(e, s.outcome), nil
-	switch s.outcome {
+	}
+	s.mu.Unlock()
+	outcome := judge(e.sent, e.answer, k)
+	failed := s.failureOf(e, outcome)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outcome, s.tried, s.failed = outcome, tried, failed
+	switch outcome {
 	case Committed:
 		s.stored = !s.EndsWithRollback()
 	case Unknown:
 		s.stored = tried // a ROLLBACK that did not return stores nothing
 	default:
-		s.stored = s.outcome == Ended // by a Commit, perhaps
-	}
-	if s.outcome == RolledBack && answerOf(e.err) == lost { // also if Guard's check was answered, and ROLLBACK was not
-		s.unheard = e.err
+		s.stored = outcome == Ended // by a Commit, perhaps
 	}
 	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
 	s.ended++
+}
+
+// failureOf is what the Result says in Err and Unheard, nil if that is nothing. It
+// makes texts of the driver's errors, and is called without the mutex.
+func (s *Slot) failureOf(e *ending, o Outcome) *failure {
+	err := s.why(e, o)
+	switch {
+	case o == RolledBack && answerOf(e.err) == lost: // also if Guard's check was answered, and ROLLBACK was not
+		return &failure{err, e.err}
+	case err != nil:
+		return &failure{err: err}
+	}
+	return nil
 }
 
 // why is the Err of the Result.
@@ -342,7 +356,11 @@ func joinCause(cause, err error) error {
 func (s *Slot) Last() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Result{s.by, s.outcome, s.tried, s.stored, s.err, s.unheard, s.times}
+	r := Result{Opener: s.by, Outcome: s.outcome, Tried: s.tried, Stored: s.stored, Times: s.times}
+	if s.failed != nil {
+		r.Err, r.Unheard = s.failed.err, s.failed.unheard
+	}
+	return r
 }
 
 // EndsWithRollback reports whether the transaction ends with ROLLBACK in any
@@ -364,11 +382,12 @@ func (s *Slot) guarded() bool { return s.test == nil && s.by.Guarded() }
 // doomed returns the reason why only a rollback is left, nil if there is none.
 func (s *Slot) doomed() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	reason, innermost := s.reason, s.innermost
+	s.mu.Unlock()
 	switch {
-	case s.reason != nil:
-		return fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", s.by.Name(), s.reason)
-	case s.innermost != nil:
+	case reason != nil:
+		return fmt.Errorf("sqlreq: key %q: an earlier error may have ended the transaction, it was rolled back: %w", s.by.Name(), reason)
+	case innermost != nil:
 		return fmt.Errorf("sqlreq: key %q: a Savepoint is still open, the transaction was rolled back", s.by.Name())
 	}
 	return nil

@@ -203,18 +203,20 @@ func (sp *Savepoint) rollBack(key string) error {
 	outcome, err := sp.send(sentRollbackTo)
 	sp.end(savepointRolledBack)
 	s := sp.slot
+	if outcome == RolledBack {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sound()
+		return nil
+	}
+	err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if outcome != RolledBack {
-		err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)
-		if s.reason == nil {
-			s.handedOut = true // no statement has told that the transaction had ended
-		}
-		s.abort(err)
-		return err
+	if s.reason == nil {
+		s.handedOut = true // no statement has told that the transaction had ended
 	}
-	s.sound()
-	return nil
+	s.abort(err)
+	return err
 }
 
 // send sends what ends sp. What was rolled back to is released as well: a

@@ -78,6 +78,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sqlreq/sqlreq/internal/reason"
@@ -136,6 +137,9 @@ type Slot struct {
 	number int32          // in the order of the unit's BEGINs; written by begun
 	names  int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
 
+	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
+	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
+
 	mu        sync.Mutex         // guards what follows
 	state     state              // written by the turn's holder, and by Note: open to aborted
 	closed    bool               // from false to true, once, by Close
@@ -147,12 +151,13 @@ type Slot struct {
 	tx        *sql.Tx            // nil when none is open
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
-	running   int32              // statements of keys under way in the transaction; written by Use and Done
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
-	quiet     chan struct{}      // closed when running becomes 0; nil if nobody waits for that
-	err       error              // why the last transaction did not end as asked; written by End
-	unheard   error              // of a ROLLBACK whose answer did not come; written by End
+	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
+	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
+
+// failure is what Result says in Err and Unheard; apart, since it is seldom there.
+type failure struct{ err, unheard error }
 
 // Times are when things happened to a transaction, for who wants to know.
 type Times struct {
@@ -263,24 +268,32 @@ func (s *Slot) shut() bool {
 // Note remembers what the error of a statement on tx says about the transaction.
 // late is whether ctx had ended before the statement, which then did not run.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
+	ends := !late && (sqlerr.EndsTx(err) || ctx.Err() != nil) // calls methods of the driver's error: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tx != tx || late || !sqlerr.EndsTx(err) && ctx.Err() == nil {
+	if !ends || s.tx != tx {
 		return
 	}
 	s.abort(err)
-	if s.running > 1 {
+	if s.running.Load() > 1 {
 		s.handedOut = true // what ran beside it may have run after the end
 	}
 }
 
 // Done ends what Use began for a statement: the statement has returned.
 func (s *Slot) Done() {
+	if s.running.Add(-1) == 0 && s.awaited.Load() {
+		s.becomeQuiet()
+	}
+}
+
+func (s *Slot) becomeQuiet() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running--; s.running == 0 && s.quiet != nil {
+	if s.quiet != nil {
 		close(s.quiet)
 		s.quiet = nil
+		s.awaited.Store(false)
 	}
 }
 
@@ -289,7 +302,7 @@ func (s *Slot) Done() {
 // ctx ends first it returns the error of that.
 func (s *Slot) Quiet(ctx, unit context.Context) error {
 	quiet := s.whenQuiet()
-	if quiet == nil {
+	if s.running.Load() == 0 {
 		return nil
 	}
 	select {
@@ -302,13 +315,18 @@ func (s *Slot) Quiet(ctx, unit context.Context) error {
 	}
 }
 
-// whenQuiet returns what is closed when no statement is under way, nil if none is.
+// whenQuiet returns what is closed by the Done after which no statement is under
+// way. One that comes before running is looked at, after this, needs not to close it.
 func (s *Slot) whenQuiet() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running > 0 && s.quiet == nil {
+	if s.running.Load() == 0 {
+		return nil
+	}
+	if s.quiet == nil {
 		s.quiet = make(chan struct{})
 	}
+	s.awaited.Store(true)
 	return s.quiet
 }
 

@@ -68,7 +68,7 @@ func (u *Unit) startWaiting(inside *asking, s *Source) error {
 		}
 	}
 	for a := inside; a != nil; a = a.outer {
-		a.source.waits = append(a.source.waits, s)
+		a.source.choice.waits = append(a.source.choice.waits, s)
 	}
 	return nil
 }
@@ -77,8 +77,8 @@ func (u *Unit) stopWaiting(inside *asking, s *Source) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for a := inside; a != nil; a = a.outer {
-		if i := slices.Index(a.source.waits, s); i >= 0 {
-			a.source.waits = slices.Delete(a.source.waits, i, i+1)
+		if i := slices.Index(a.source.choice.waits, s); i >= 0 {
+			a.source.choice.waits = slices.Delete(a.source.choice.waits, i, i+1)
 		}
 	}
 }
@@ -90,5 +90,5 @@ func (s *Source) waitsFor(t *Source, seen []*Source) bool {
 		return false
 	}
 	seen = append(seen, s)
-	return slices.ContainsFunc(s.waits, func(w *Source) bool { return w == t || w.waitsFor(t, seen) })
+	return slices.ContainsFunc(s.choice.waits, func(w *Source) bool { return w == t || w.waitsFor(t, seen) })
 }

@@ -84,7 +84,7 @@ func (u *Unit) mayCommit(commit, isOpen bool) bool {
 		return commit
 	}
 	if isOpen || u.gaveUp() {
-		u.fail(nil, fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
+		u.failByItself(fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 	}
 	return false
 }
@@ -199,8 +199,8 @@ func (u *Unit) noteCommitFailed() {
 func (u *Unit) noteUnknown(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use := u.use(); use.unknown == nil {
-		use.unknown = err
+	if rare := u.rare(); rare.unknown == nil {
+		rare.unknown = err
 	}
 }
 

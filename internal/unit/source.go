@@ -4,20 +4,21 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync/atomic"
 
 	"github.com/sqlreq/sqlreq/internal/turn"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Source is a key in a unit of work: where its transactions come from. The unit's
-// mutex guards next, and slot until it is set.
+// Source is a key in a unit of work: where its transactions come from. What is set
+// by sourceOf is set before others can see it. The unit's mutex guards slot until it
+// is set, where there is a choice.
 type Source struct {
 	Binding
-	next   *Source
+	next   atomic.Pointer[Source]
 	at     context.Context // of the registry that bound it
 	slot   *txn.Slot       // nil until Route has answered; the unit's mutex guards it until then
 	choice *choice         // nil if the binding has nothing to choose
-	waits  []*Source       // that who is being asked for this one waits for; the unit's mutex guards it
 }
 
 // choice is what Route and TxOptions have said. Its fields are written with turn
@@ -29,6 +30,8 @@ type choice struct {
 	err    error          // of Route
 	opted  bool           // TxOptions was asked, or there is none; from false to true once
 	opts   *sql.TxOptions // what TxOptions said
+
+	waits []*Source // that who is being asked waits for; the unit's mutex guards it
 }
 
 // chosen reports whether all that is needed is known. The caller holds the unit's mutex.
@@ -46,11 +49,27 @@ func (s *Source) options() *sql.TxOptions {
 
 // resolve returns the source of b with its slot known, and its options if opts is true.
 func (u *Unit) resolve(ctx, at context.Context, b Binding, opts bool) (*Source, error) {
+	if s := u.known(b); s != nil && s.choice == nil {
+		return s, nil // the way of most uses: no lock
+	}
 	s, chosen, err := u.source(at, b, opts)
 	if err != nil || chosen {
 		return s, err
 	}
 	return s, u.choose(ctx, at, s, opts)
+}
+
+// known returns the source of b in the unit, nil if there is none yet.
+func (u *Unit) known(b Binding) *Source {
+	use := u.used.Load()
+	if use == nil {
+		return nil
+	}
+	s := use.sources.Load()
+	for s != nil && s.Binding != b {
+		s = s.next.Load()
+	}
+	return s
 }
 
 // source returns the source of b in the unit, a new one if there is none.
@@ -65,17 +84,17 @@ func (u *Unit) source(at context.Context, b Binding, opts bool) (s *Source, chos
 
 // sourceOf is source for who holds u.mu.
 func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
-	if use := u.used.Load(); use != nil {
-		for s := use.sources; s != nil; s = s.next {
-			if s.Binding == b {
-				return s, nil
-			}
-		}
+	if s := u.known(b); s != nil {
+		return s, nil
 	}
 	if u.state != running {
 		return nil, txn.ErrFinished
 	}
-	s := u.newSource()
+	first := u.use().sources.Load()
+	s := &u.use().firstSource
+	if first != nil {
+		s = new(Source)
+	}
 	s.Binding, s.at = b, at
 	if db, tx := b.Pool(); db != nil || tx != nil {
 		s.slot = u.slotOf(db, tx)
@@ -83,19 +102,14 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 	if route, options := b.Chooses(); route || options {
 		s.choice = &choice{routed: !route, opted: !options}
 	}
-	return s, nil
-}
-
-// newSource adds a source to the list, behind the first, which stays the first key
-// that was used (FirstKey). The caller holds u.mu.
-func (u *Unit) newSource() *Source {
-	use := u.use()
-	if use.sources == nil {
-		use.sources = &use.firstSource
-		return use.sources
+	if first == nil {
+		u.use().sources.Store(s)
+		return s, nil
 	}
-	use.sources.next = &Source{next: use.sources.next}
-	return use.sources.next
+	// Behind the first, which stays the first key that was used (FirstKey).
+	s.next.Store(first.next.Load())
+	first.next.Store(s)
+	return s, nil
 }
 
 // slotOf returns the slot on db, or on a test's transaction: several keys may

@@ -99,21 +99,35 @@ type failure struct {
 // first of each is part of it, so that one allocation does for all. The unit's
 // mutex guards it, but for begins.
 type used struct {
-	sources *Source // a list: the first, then the others, the newest first; written by newSource
-	slots   *slot   // a list of the same kind; written by slotOf, and not after the unit has stopped running
-	hooks   []hook  // in the order of registration; written by AddHook, takeHooks and lastHooks
-	joined  []any   // in the order of Join, which writes it
+	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
+	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
+	seldom  *seldom                // what few units need; nil in the others
 
-	sawConflict  bool  // by a statement, or a begin
-	timedOut     bool  // a wait for a transaction
-	commitFailed bool  // a COMMIT was tried, and failed
-	warned       bool  // of a write in a read-only transaction
-	unknown      error // the first of a transaction that others have ended; nobody knows how
+	sawConflict  bool // by a statement, or a begin
+	timedOut     bool // a wait for a transaction
+	commitFailed bool // a COMMIT was tried, and failed
 
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
 	firstSource Source // the memory of the first of sources
 	firstSlot   slot   // the memory of the first of slots
+}
+
+// seldom is what few units need.
+type seldom struct {
+	joined  []any // in the order of Join, which writes it
+	warned  bool  // of a write in a read-only transaction
+	unknown error // the first of a transaction that others have ended; nobody knows how
+}
+
+// rare returns what few units need. The caller holds u.mu.
+func (u *Unit) rare() *seldom {
+	use := u.use()
+	if use.seldom == nil {
+		use.seldom = new(seldom)
+	}
+	return use.seldom
 }
 
 // slot is a txn.Slot in the unit's list.
@@ -155,13 +169,13 @@ func (u *Unit) Over() bool {
 func (u *Unit) Join(who any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.use()
-	for _, j := range use.joined {
+	rare := u.rare()
+	for _, j := range rare.joined {
 		if j == who {
 			return
 		}
 	}
-	use.joined = append(use.joined, who)
+	rare.joined = append(rare.joined, who)
 }
 
 func (u *Unit) joined() []any {
@@ -171,7 +185,10 @@ func (u *Unit) joined() []any {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return use.joined
+	if use.seldom == nil {
+		return nil
+	}
+	return use.seldom.joined
 }
 
 // Fail makes the unit fail with err, unless it has failed already; nil does
@@ -205,6 +222,8 @@ func (u *Unit) AnswerStands() bool {
 	f := u.failed.Load()
 	return f != nil && f.only
 }
+// failByItself makes the unit fail with err, which is of nobody in particular.
+func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
 
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
@@ -224,10 +243,10 @@ func (u *Unit) result() error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
+	if use.seldom == nil || use.seldom.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
 		return err
 	}
-	return errors.Join(err, use.unknown)
+	return errors.Join(err, use.seldom.unknown)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
@@ -283,9 +302,9 @@ func (u *Unit) askUsed(what func(*used) bool) bool {
 func (u *Unit) WarnOnce() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.use()
-	first := !use.warned
-	use.warned = true
+	rare := u.rare()
+	first := !rare.warned
+	rare.warned = true
 	return first
 }
 
@@ -295,10 +314,9 @@ func (u *Unit) FirstKey() string {
 	if use == nil {
 		return ""
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.sources == nil {
+	first := use.sources.Load()
+	if first == nil {
 		return ""
 	}
-	return use.sources.Name()
+	return first.Name()
 }
