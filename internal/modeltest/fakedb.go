@@ -145,6 +145,7 @@ type Server struct {
 	Name   string
 	Faults []Fault
 	Engine Engine
+	Every  int // each n-th statement ends its transaction, in one of the ways of Behind; 0: none does
 	Client *Client
 	Log    func(line string) // of every statement
 	Gone   func()            // what ClientGoes does
@@ -233,6 +234,9 @@ func (c *Session) Run(query string, end func()) (string, error) {
 	if err != nil && c.layers != nil && s.Engine == PostgreSQL {
 		c.aborted = true
 	}
+	if err != nil && call == Save && isGuard(arg) {
+		c.tx.Refused = true
+	}
 	return value, err
 }
 
@@ -274,6 +278,9 @@ func (s *Server) fault(call Call) What {
 		if f.Call == call && f.Nth == n {
 			return f.What
 		}
+	}
+	if call == Exec && s.Every > 0 && n%s.Every == s.Every-1 {
+		return Behind[Exec][n/s.Every%len(Behind[Exec])]
 	}
 	return 0
 }
@@ -351,6 +358,9 @@ func (c *Session) commit(fault What) error {
 	if c.aborted && fault != BadConn {
 		c.drop()
 		return ErrRolledBack
+	}
+	if c.layers == nil && (fault == Constraint || fault == Conflict) {
+		fault = 0 // there is nothing to refuse
 	}
 	switch fault {
 	case Constraint:
@@ -473,9 +483,11 @@ func (c *Session) save(name string) error {
 	}
 	c.names[name] = true
 	c.layers = append(c.layers, layer{name: name, writes: make(map[string]*string)})
-	c.tx.Guarded = c.tx.Guarded || strings.HasSuffix(name, "guard")
+	c.tx.Guarded = c.tx.Guarded || isGuard(name)
 	return nil
 }
+
+func isGuard(name string) bool { return strings.HasSuffix(name, "guard") }
 
 func (c *Session) noSavepoint() error {
 	switch {
@@ -491,6 +503,7 @@ func (c *Session) noSavepoint() error {
 
 // statement is PUT key value, DEL key or GET key.
 func (c *Session) statement(query string, fault What, end func()) (string, error) {
+	c.noteStatement(fault)
 	switch fault {
 	case Full, Deadlock, Timeout:
 		c.noteBehind(false)
@@ -600,6 +613,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if _, err := c.run(ctx, query); err != nil {
 		return nil, err
 	}
+	c.tx.ReadOnly = opts.ReadOnly
 	c.tx.RollsBack = opts.ReadOnly && sql.IsolationLevel(opts.Isolation) != sql.LevelSerializable
 	return c, nil
 }

@@ -26,15 +26,21 @@ type Write struct {
 // the transaction had ended and was committed by itself.
 type Transaction struct {
 	Unit      int  // Client.Unit at BEGIN
+	ReadOnly  bool // a flag that no Server heeds
 	RollsBack bool // read-only, and ends with ROLLBACK in any case
 	Guarded   bool
 	Writes    []*Write
+
+	Refused   bool // Guard's savepoint failed: nobody was given it
+	Committed bool // by the program's Key.Commit; it is for who judges to set
 
 	Over     bool // the client has sent COMMIT or ROLLBACK
 	Asked    bool // by its Key.Rollback
 	Raw      bool // by *sql.Tx, behind the library's back
 	Behind   bool // the server has ended it before that
 	Unseen   bool // and no statement of a Key has told, or more was done after it by *sql.Tx
+	Told     bool // a statement of a Key was answered with an error that may end a transaction
+	Used     bool // a statement was run on *sql.Tx
 	Reopened bool // then a SAVEPOINT began another one, as in SQLite
 	Mute     bool // the server did not answer a statement that was to end it, or a savepoint
 }
@@ -69,7 +75,7 @@ func (s *Server) Last(unit int) *Transaction {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := len(s.journal) - 1; i >= 0; i-- {
-		if s.journal[i].Unit == unit {
+		if s.journal[i].Unit == unit && !s.journal[i].Refused {
 			return s.journal[i]
 		}
 	}
@@ -104,6 +110,16 @@ func (c *Session) noteBehind(unseen bool) {
 func (c *Session) noteMute(call Call) {
 	if c.tx != nil && (call == Commit || call == Rollback || call == Back || call == Release) {
 		c.tx.Mute = true
+	}
+}
+
+// noteStatement notes who has sent a statement, and what was said to it.
+func (c *Session) noteStatement(fault What) {
+	switch {
+	case c.server.Client.Raw:
+		c.tx.Used = true
+	case fault == Full, fault == FalseFull, fault == Deadlock, fault == Timeout, fault == FalseTimeout, fault == ContextEnds, fault == BadConn:
+		c.tx.Told = true
 	}
 }
 

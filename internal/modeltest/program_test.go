@@ -11,6 +11,7 @@ import (
 type program struct {
 	apps     [2]app // the second is nested under the first
 	engine   Engine // of all its databases
+	every    int    // Server.Every of them
 	one      bool   // the pool of main has one connection
 	faults   [3][]Fault
 	requests []*request
@@ -163,7 +164,11 @@ func (s *source) odds(n int) bool { return s.n(n) == n-1 }
 
 func generate(data []byte) *program {
 	s := &source{bytes: data, room: 40}
-	p := &program{engine: []Engine{MariaDB, SQLite, PostgreSQL, SQLite}[s.n(4)], one: s.odds(4)}
+	n := s.n(256)
+	p := &program{engine: []Engine{MariaDB, SQLite, PostgreSQL, SQLite}[n%4], one: s.odds(4)}
+	if n >= 100 {
+		p.every = 1 + n/4%5
+	}
 	p.apps[0] = s.app(
 		binding{key: "main", server: 0},
 		binding{key: "alias", server: 0},
@@ -298,7 +303,7 @@ func (b *block) total() (n int) {
 
 func (p *program) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%v, one connection %v\n", p.engine, p.one)
+	fmt.Fprintf(&b, "%v, each statement number %d ends its transaction, one connection %v\n", p.engine, p.every, p.one)
 	for i, a := range p.apps {
 		fmt.Fprintf(&b, "app %d: commitIf %d, attempts %d, never %v, custom %v", i, a.commitIf, a.attempts, a.never, a.custom)
 		for _, k := range a.bindings {
@@ -405,7 +410,7 @@ func (p *program) smaller() []func() (undo func()) {
 		cuts = append(cuts, set(&r.recover, false), set(&r.old, false), set(&r.declare, false), set(&r.method, "GET"))
 		cuts = append(cuts, r.block.smaller()...)
 	}
-	cuts = append(cuts, set(&p.one, false), set(&p.engine, MariaDB))
+	cuts = append(cuts, set(&p.one, false), set(&p.engine, MariaDB), set(&p.every, 0))
 	for i := range p.apps {
 		a := &p.apps[i]
 		cuts = append(cuts, set(&a.commitIf, 0), set(&a.attempts, 0), set(&a.never, false), set(&a.custom, false))
