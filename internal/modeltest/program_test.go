@@ -147,6 +147,7 @@ type source struct {
 	room  int // how many operations may still be made
 
 	routed bool // some key has a Route
+	dense  bool // the requests do little but use one database, much
 }
 
 // n chooses one of n.
@@ -168,6 +169,7 @@ func generate(data []byte) *program {
 	p := &program{engine: []Engine{MariaDB, SQLite, PostgreSQL, SQLite}[n%4], one: s.odds(4)}
 	if n >= 100 {
 		p.every = 1 + n/4%5
+		s.dense = n >= 150
 	}
 	p.apps[0] = s.app(
 		binding{key: "main", server: 0},
@@ -236,7 +238,11 @@ func (s *source) request() *request {
 
 // block makes the body of a function. In a Do there is no response.
 func (s *source) block(depth int, do bool) (b block) {
-	for n := s.n(6 - depth); n > 0 && s.room > 0; n-- {
+	n := s.n(6 - depth)
+	if s.dense {
+		n += 3 - depth
+	}
+	for ; n > 0 && s.room > 0; n-- {
 		s.room--
 		b.ops = append(b.ops, s.op(depth, do))
 	}
@@ -260,14 +266,27 @@ var weights = []kind{
 	opCancel, opWrite, opWrite, opWrite, opStatus, opStatus, opStatus, opFlush, opRead, opHijack,
 }
 
+// denseWeights are those of dense requests.
+var denseWeights = []kind{
+	opExec, opExec, opExec, opExec, opRaw, opRaw, opRaw, opTx, opTx, opSavepoint, opCommit, opRollback,
+	opFail, opAfterCommit, opAfterCommit, opAfterRollback, opAfterRollback, opSub, opDo, opStatus,
+}
+
 func (s *source) op(depth int, do bool) *op {
 	s.ids++
-	o := &op{kind: weights[s.n(len(weights))], id: s.ids, must: s.odds(3)}
+	from := weights
+	if s.dense {
+		from = denseWeights
+	}
+	o := &op{kind: from[s.n(len(from))], id: s.ids, must: s.odds(3)}
 	if s.odds(8) {
 		o.attempt = 1 + s.n(2)
 	}
 	// The first keys are the most interesting ones.
 	o.key = keys[min(s.n(len(keys)), s.n(len(keys)))]
+	if s.dense {
+		o.key = "main"
+	}
 	o.n = s.n(256)
 	if (o.kind == opAfterCommit || o.kind == opAfterRollback) && s.routed && (o.key == "other" || o.key == "sub") {
 		o.key = "main" // which database a hook follows whose Route was not asked is nowhere said
