@@ -98,11 +98,11 @@ func (x *world) open(ctx context.Context, key string) *Transaction {
 }
 
 // blind reports whether nobody could know of the end of t, as G11 has it: no error of
-// a Key has told of it, and there is no Guard, or its answer did not come, or what it
-// said was taken for the work of a later error that a Key was told.
+// a Key has told of it, and there is no Guard, or its *sql.Tx was not used and Guard's
+// answer did not come, or was taken for the work of a later error that a Key was told.
 func (x *world) blind(t *Transaction) bool {
-	noGuard := !t.Guarded && (x.p.engine != SQLite || t.Reopened)
-	return t.Unseen && (noGuard || t.Mute || t.Told && !t.Used)
+	noGuard := !t.Guarded && (x.p.engine != SQLite || t.Reopened || t.Mute)
+	return t.Unseen && (noGuard || (t.Mute || t.Told) && !t.Used)
 }
 
 // lacks reports whether something is missing of what t should have committed.
