@@ -338,6 +338,11 @@ func (e *menv) block(b *block) (*failure, exit) {
 }
 
 func (e *menv) op(o *op) (result string, f *failure, ex exit) {
+	if o.outside && slices.Contains(takeContext, o.kind) {
+		outside := *e
+		outside.points = e.base
+		e = &outside
+	}
 	switch o.kind {
 	case opExec, opQuery:
 		result, f = e.exec(o, o.statement(e.attempt))

@@ -272,6 +272,9 @@ var denseWeights = []kind{
 	opFail, opAfterCommit, opAfterCommit, opAfterRollback, opAfterRollback, opSub, opDo, opStatus,
 }
 
+// takeContext are those that may be done with the context of outside, too.
+var takeContext = []kind{opExec, opQuery, opTx, opBeginTx, opAfterCommit, opAfterRollback}
+
 func (s *source) op(depth int, do bool) *op {
 	s.ids++
 	from := weights
@@ -297,6 +300,7 @@ func (s *source) op(depth int, do bool) *op {
 	if (o.kind == opCancel || o.kind == opHijack) && s.n(3) > 0 {
 		o.kind = opTx
 	}
+	o.outside = o.n >= 228 && slices.Contains(takeContext, o.kind)
 	nested := o.kind == opSavepoint || o.kind == opSub || o.kind == opDo
 	if nested && depth >= 3 {
 		o.kind, nested = opExec, false

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -322,6 +323,9 @@ func (x *exchange) block(e *env, b *block) error {
 
 func (x *exchange) do(e *env, o *op) (result string, err error) {
 	key := sqlreq.Key(o.key)
+	if o.outside && slices.Contains(takeContext, o.kind) {
+		e = &env{ctx: e.base, base: e.base, w: e.w, r: e.r, handles: e.handles, attempt: e.attempt}
+	}
 	switch o.kind {
 	case opExec, opQuery, opRaw:
 		return x.statement(e, o)
