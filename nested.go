@@ -225,7 +225,7 @@ func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case *held.Writer: // of an ErrorHandler
 		hw = x
 	default:
-		hw = held.Pass(w, r) // a writer of a middleware in between
+		hw = held.PassThrough(w, r) // a writer of a middleware in between
 		defer hw.Close()
 		w = hw
 	}

@@ -282,7 +282,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 	for again := true; again; {
 		x := new(attempt)
 		x.init(&m.access, outer, w, r, t.Attempt)
-		x.Private()
+		x.OwnHeader()
 		x.scope.req = r.Clone(&x.scope)
 		x.scope.req.Trailer = r.Trailer // net/http adds to the map when the body has been read
 		if t.body != nil {
@@ -337,7 +337,7 @@ func copyBack(r, inner *http.Request) {
 // at the end, panics or exits the goroutine. There is no recover: the panic goes
 // on with its value and stack.
 func (x *attempt) unwind() {
-	state := x.Seal()
+	state := x.HandlerDone()
 	x.unit.Abandon()
 	drop(&x.Writer, state)
 }
@@ -356,7 +356,7 @@ func drop(w *held.Writer, state held.State) {
 
 // finish ends the attempt when the handler has returned.
 func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again, abort bool) {
-	state := x.Seal()
+	state := x.HandlerDone()
 	err := x.unit.Finish(state.Status)
 	if t != nil && state.Held && t.shouldRetry(&x.unit, state.Status, err) {
 		x.Reset() // but no Close, which would let what this attempt has left running write to the next one's response
@@ -402,11 +402,11 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	reg := at.access.reg
 	w := new(held.Writer)
 	w.Init(rw, r, reg.holdLimit())
-	w.Implicit(StatusCode(err))
+	w.DefaultStatus(StatusCode(err))
 	answered := false
 	defer func() {
 		if !answered {
-			drop(w, w.Seal())
+			drop(w, w.HandlerDone())
 		}
 	}()
 	retryAfter(w, err)
@@ -420,7 +420,7 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 		x.logFailure(err) // the rest is the ErrorHandler's business
 	}
 	answered = true
-	w.Seal()
+	w.HandlerDone()
 	w.Release()
 }
 

@@ -37,7 +37,7 @@ var fuzzStatuses = []int{200, 201, 204, 302, 304, 404, 500, 103}
 // text has something to sniff.
 const text = "<html><body>\x00 the text of the response goes on and on"
 
-func body(from, n int) string {
+func bodyText(from, n int) string {
 	return strings.Repeat(text, (from%len(text)+n)/len(text)+1)[from%len(text):][:n]
 }
 
@@ -73,7 +73,7 @@ func (s *script) step() {
 		s.w.WriteHeader(status)
 	case 1, 2:
 		s.see(200)
-		p := body(s.wrote, arg*13)
+		p := bodyText(s.wrote, arg*13)
 		s.wrote += len(p)
 		if op%9 == 1 {
 			s.note(s.w.Write([]byte(p)))
@@ -94,7 +94,7 @@ func (s *script) step() {
 			// Beyond the length net/http would send what the client takes for another response.
 			n = min(n, max(s.length-s.wrote, 0))
 		}
-		src := io.Reader(strings.NewReader(body(s.wrote, n)))
+		src := io.Reader(strings.NewReader(bodyText(s.wrote, n)))
 		if arg%2 == 0 {
 			src = io.LimitReader(src, int64(n))
 		}
@@ -138,8 +138,8 @@ func fuzzServer() (ask func(method, path string, limit int, ops []byte) answer, 
 		} else {
 			w := new(Writer)
 			w.Init(rw, r, limit)
-			if r.URL.Path == "/private" {
-				w.Private()
+			if r.URL.Path == "/own" {
+				w.OwnHeader()
 			}
 			s.w = w
 			s.run()
@@ -166,7 +166,7 @@ func fuzzServer() (ask func(method, path string, limit int, ops []byte) answer, 
 // fail ends a response whose work could not be committed, under a middleware
 // that has recovered and does what it can to complete it.
 func fail(w *Writer, rw http.ResponseWriter) {
-	if w.Seal().Held {
+	if w.HandlerDone().Held {
 		w.Reset()
 		w.Close()
 		rw.WriteHeader(http.StatusInternalServerError)
@@ -207,7 +207,7 @@ func FuzzWriter(f *testing.F) {
 	addScripts(f)
 	ask, stop := fuzzServer()
 	f.Cleanup(stop)
-	f.Fuzz(func(t *testing.T, head, private bool, limit uint16, ops []byte) {
+	f.Fuzz(func(t *testing.T, head, own bool, limit uint16, ops []byte) {
 		if len(ops) > 200 {
 			return
 		}
@@ -215,8 +215,8 @@ func FuzzWriter(f *testing.F) {
 		if head {
 			method = http.MethodHead
 		}
-		if private {
-			path = "/private"
+		if own {
+			path = "/own"
 		}
 		want := ask(method, "/bare", 0, ops)
 		got := ask(method, path, int(limit)+1, ops)
@@ -224,7 +224,7 @@ func FuzzWriter(f *testing.F) {
 			return
 		}
 		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s, private %t, limit %d, %v:\n got %v\nwant %v", method, private, limit, ops, got, want)
+			t.Errorf("%s, own %t, limit %d, %v:\n got %v\nwant %v", method, own, limit, ops, got, want)
 		}
 	})
 }

@@ -2,102 +2,151 @@ package held
 
 import (
 	"net/http"
-	"slices"
-	"sync"
+	"strconv"
+	"strings"
 )
 
-// snapshot is a copy of a header at one moment. It lives in pooled memory that
-// no handler ever sees: restore hands out fresh slices.
-type snapshot struct {
-	keys []string
-	ends []int // values of keys[i] end at values[ends[i]]
-	vals []string
-}
-
-var snapshots = sync.Pool{New: func() any { return new(snapshot) }}
-
-// keepValues is the size up to which a snapshot goes back to the pool.
-const keepValues = 128
-
-func take(h http.Header) *snapshot {
-	s := snapshots.Get().(*snapshot)
-	for k, v := range h {
-		s.add(k, v...)
+// OwnHeader gives the handler a header map of its own, so that one that goes on
+// writing to it after its attempt cannot meet the map of the next. It is called
+// before the handler runs.
+func (w *Writer) OwnHeader() {
+	h := w.rw.Header()
+	w.before = newSnapshot(h)
+	w.header = h.Clone()
+	if w.header == nil {
+		w.header = make(http.Header)
 	}
-	return s
+	w.ownHeader = true
 }
 
-func (s *snapshot) add(key string, values ...string) {
-	s.keys = append(s.keys, key)
-	s.vals = append(s.vals, values...)
-	s.ends = append(s.ends, len(s.vals))
-}
-
-func (s *snapshot) free() {
-	if s == nil || cap(s.vals) > keepValues || cap(s.keys) > keepValues {
-		return
+// Header returns the header map that will be sent by WriteHeader.
+func (w *Writer) Header() http.Header {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.phase == passingThrough && !w.ownHeader {
+		return w.outerHeaderLocked()
 	}
-	clear(s.keys)
-	clear(s.vals)
-	s.keys, s.vals, s.ends = s.keys[:0], s.vals[:0], s.ends[:0]
-	snapshots.Put(s)
+	return w.headerLocked()
 }
 
-// values returns the values of the i-th key. They belong to the snapshot.
-func (s *snapshot) values(i int) []string {
-	start := 0
-	if i > 0 {
-		start = s.ends[i-1]
+// SentHeader returns the header that goes with the status, to look at.
+func (w *Writer) SentHeader() http.Header {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sent != nil && !w.sent.equal(w.header) {
+		h := make(http.Header)
+		w.sent.restore(h)
+		return h
 	}
-	return s.vals[start:s.ends[i]]
+	return w.headerLocked()
 }
 
-func (s *snapshot) equal(h http.Header) bool {
-	if len(s.keys) != len(h) {
-		return false
-	}
-	for i, k := range s.keys {
-		v, ok := h[k]
-		if !ok || !slices.Equal(v, s.values(i)) {
-			return false
+// headerLocked asks the underlying writer for its header only when somebody
+// wants it: net/http clones a header that was asked for.
+func (w *Writer) headerLocked() http.Header {
+	if w.header == nil {
+		w.header = w.outerHeaderLocked()
+		if len(w.header) > 0 {
+			w.before = newSnapshot(w.header)
+		}
+		if w.status != 0 && w.phase == holding {
+			w.sent = newSnapshot(w.header) // nobody can have changed it since WriteHeader
 		}
 	}
+	return w.header
+}
+
+// outerHeaderLocked returns the header map of the underlying writer. It is asked
+// for under the lock: Header is a getter, in net/http as in what wraps it, and
+// waits for nobody. If one panics all the same, the lock is given back.
+func (w *Writer) outerHeaderLocked() http.Header { return w.rw.Header() }
+
+// frameLocked makes the header one whose response can be kept from completing, and
+// takes the snapshot that is sent.
+func (w *Writer) frameLocked() {
+	w.sent.free()
+	w.sent = snapshots.Get().(*snapshot)
+	for k, v := range w.header {
+		switch {
+		case len(k) != len("Transfer-Encoding") && len(k) != len("Content-Length"): // most
+		case strings.EqualFold(k, "Transfer-Encoding"):
+			// With "identity" the end of the connection would be the end of the
+			// response, and an aborted one look complete (RFC 9112, section 6.3).
+			delete(w.header, k)
+			continue
+		case strings.EqualFold(k, "Content-Length"):
+			if !w.declareLocked(k, v) {
+				delete(w.header, k)
+				continue
+			}
+		}
+		w.sent.add(k, v...)
+	}
+}
+
+// declareLocked takes the length from a header field. An invalid one is dropped, as
+// net/http does, but for HTTP/1.0; another spelling of its name net/http would
+// send as it is.
+func (w *Writer) declareLocked(key string, values []string) bool {
+	if key != "Content-Length" || len(values) == 0 {
+		return false
+	}
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil || n < 0 {
+		return false
+	}
+	w.length = n
 	return true
 }
 
-// restore makes h what it was. A nil snapshot is that of an empty header.
-func (s *snapshot) restore(h http.Header) {
-	clear(h)
-	if s == nil {
-		return
-	}
-	for i, k := range s.keys {
-		// A key without values stays one: "Date": nil keeps net/http from adding a Date.
-		h[k] = append([]string(nil), s.values(i)...)
+// adoptOuterHeaderLocked sees to the framing before a response streams whose
+// handler never asked for the header: a middleware outside may have declared a
+// length.
+func (w *Writer) adoptOuterHeaderLocked() {
+	if w.header == nil && w.status != 0 && !w.handlerDone {
+		w.headerLocked()
+		w.frameLocked()
 	}
 }
 
-// replace makes dst a copy of src.
-func replace(dst, src http.Header) {
-	clear(dst)
-	for k, v := range src {
-		dst[k] = append([]string(nil), v...)
+// sendHeaderLocked hands the status and the header of its moment to the underlying
+// writer. Whatever the handler changed since stays in the map, where net/http looks
+// for the values of trailers when the handler has returned.
+//
+// It is done under the lock: if another goroutine's Write, or the end of the request,
+// got ahead of the status, the client would see a 200. net/http sends nothing yet
+// in WriteHeader, 1xx aside, which do not come here.
+func (w *Writer) sendHeaderLocked() {
+	switch {
+	case w.sent == nil: // the handler never asked for the header
+		w.rw.WriteHeader(int(w.status))
+	case w.ownHeader:
+		w.sent.restore(w.outerHeaderLocked())
+		w.rw.WriteHeader(int(w.status))
+	case w.sent.equal(w.header):
+		w.rw.WriteHeader(int(w.status))
+	default:
+		later := w.header.Clone()
+		w.sent.restore(w.header)
+		w.rw.WriteHeader(int(w.status))
+		w.sent.change(w.header, later)
 	}
 }
 
-// change makes those changes to h that lead from s to later, and no others: a
-// writer outside may have changed h too.
-func (s *snapshot) change(h, later http.Header) {
-	before := make(http.Header, len(s.keys))
-	for i, k := range s.keys {
-		before[k] = s.values(i)
-		if _, ok := later[k]; !ok {
-			delete(h, k)
+// laterTrailersLocked reports whether there are trailers that were not declared
+// before WriteHeader: net/http sends them only with a chunked body.
+func (w *Writer) laterTrailersLocked() bool {
+	for k := range w.header {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			return true
 		}
 	}
-	for k, v := range later {
-		if was, ok := before[k]; !ok || !slices.Equal(was, v) {
-			h[k] = append([]string(nil), v...)
-		}
-	}
+	return false
+}
+
+// declareCountedLocked declares the length that was counted: of the body of a HEAD
+// only the first bytes reach net/http, which would take them for all.
+func (w *Writer) declareCountedLocked() {
+	w.headerLocked()
+	w.sent.add("Content-Length", strconv.FormatInt(w.written, 10))
 }

@@ -57,9 +57,9 @@ func (sp *Savepoint) of(s *Slot) *Savepoint {
 // or was rolled back: what was done in one that was released belongs to the one
 // around it.
 func (s *Slot) around(ctx context.Context) *Savepoint {
+	sp := Inside(ctx).of(s) // asks a context of the program: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sp := Inside(ctx).of(s)
 	for sp != nil && sp.state == savepointReleased {
 		sp = sp.outer
 	}
@@ -114,6 +114,7 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 }
 
 func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
+	inside := Inside(ctx) // asks a context of the program: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tx != tx {
@@ -124,7 +125,7 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 	if s.test != nil {
 		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
 	}
-	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: Inside(ctx)}, true
+	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside}, true
 }
 
 // lock keeps others from the transaction. No context ends the wait: a savepoint is

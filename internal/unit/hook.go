@@ -26,6 +26,7 @@ type hook struct {
 // of b that is open, or the next one, was committed or rolled back. ctx is the
 // context of the registration, bound that of the registry that bound b.
 func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, fn func(context.Context)) error {
+	h := hook{unit: u, inside: txn.Inside(ctx), commit: commit, ctx: run, fn: fn}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state != running {
@@ -35,7 +36,7 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	if err != nil {
 		return err
 	}
-	h := hook{unit: u, source: s, inside: txn.Inside(ctx), commit: commit, ctx: run, fn: fn}
+	h.source = s
 	if s.slot != nil {
 		if h.inside.Undone(s.slot) {
 			return fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", s.Name())

@@ -222,6 +222,7 @@ func (u *Unit) AnswerStands() bool {
 	f := u.failed.Load()
 	return f != nil && f.only
 }
+
 // failByItself makes the unit fail with err, which is of nobody in particular.
 func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
 

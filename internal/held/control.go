@@ -1,0 +1,187 @@
+package held
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Flush is FlushError for http.Flusher.
+func (w *Writer) Flush() { _ = w.FlushError() }
+
+// FlushError sends what is there, except that what would complete the response
+// waits: the header of one without a body, the last byte of a declared length.
+func (w *Writer) FlushError() error {
+	starts, waits, err := w.startFlush()
+	if waits || err != nil {
+		return err
+	}
+	if starts {
+		if err := w.sendHeld(); err != nil {
+			return err
+		}
+	}
+	return http.NewResponseController(w.rw).Flush()
+}
+
+// startFlush reports whether the response starts with the Flush, and whether the
+// Flush has to wait.
+func (w *Writer) startFlush() (starts, waits bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.refusedLocked(); err != nil {
+		return false, false, err
+	}
+	switch {
+	case w.undecidedLocked() && !canFlush(w.rw):
+		return false, false, http.ErrNotSupported
+	case w.phase != holding:
+		return false, false, nil
+	}
+	if w.status == 0 {
+		w.setStatusLocked(int(w.defaultStatus))
+	}
+	w.adoptOuterHeaderLocked()
+	if !w.bodyWantedLocked() || w.length >= 0 && w.written >= w.length {
+		w.flushWaits = true
+		return false, true, nil
+	}
+	w.startLocked()
+	return true, false, nil
+}
+
+func canFlush(rw http.ResponseWriter) bool {
+	return implements[http.Flusher](rw) || implements[interface{ FlushError() error }](rw)
+}
+
+// implements looks for T as http.ResponseController does.
+func implements[T any](rw http.ResponseWriter) bool {
+	for {
+		if _, ok := rw.(T); ok {
+			return true
+		}
+		u, ok := rw.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
+		}
+		rw = u.Unwrap()
+	}
+}
+
+// answerable returns an error if the handler has returned, but its response is
+// not over, or is that of another attempt.
+func (w *Writer) answerable() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.overLocked() || w.handlerDone && w.phase != passingThrough {
+		return ErrReturned
+	}
+	return nil
+}
+
+// SetReadDeadline is that of http.ResponseController.
+func (w *Writer) SetReadDeadline(t time.Time) error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
+	return http.NewResponseController(w.rw).SetReadDeadline(t)
+}
+
+// SetWriteDeadline is that of http.ResponseController.
+func (w *Writer) SetWriteDeadline(t time.Time) error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
+	return http.NewResponseController(w.rw).SetWriteDeadline(t)
+}
+
+// EnableFullDuplex is that of http.ResponseController.
+func (w *Writer) EnableFullDuplex() error {
+	if err := w.answerable(); err != nil {
+		return err
+	}
+	return http.NewResponseController(w.rw).EnableFullDuplex()
+}
+
+// CloseNotify is the old way of gin and others to learn that the client has
+// gone. Without support below, the end of the request's context tells.
+func (w *Writer) CloseNotify() <-chan bool {
+	if n, ok := w.rw.(interface{ CloseNotify() <-chan bool }); ok {
+		return n.CloseNotify()
+	}
+	c := make(chan bool, 1)
+	context.AfterFunc(w.req.Context(), func() { c <- true })
+	return c
+}
+
+// Hijack takes the connection over at once.
+func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.HijackAfter(func(int) error { return nil })
+}
+
+// HijackAfter takes the connection over if that is possible and before, which
+// is given the status set so far, succeeds. The header set so far, a 101 in
+// particular, goes out first.
+func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.ReadWriter, error) {
+	status, err := w.canHijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := before(status); err != nil {
+		return nil, nil, err
+	}
+	starts, err := w.startHijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if starts {
+		if err := w.sendHeld(); err != nil {
+			return nil, nil, err
+		}
+	}
+	conn, rw, err := http.NewResponseController(w.rw).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.noteHijacked()
+	return conn, rw, nil
+}
+
+// canHijack returns the status set so far.
+func (w *Writer) canHijack() (status int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.phase == hijacked:
+		return 0, http.ErrHijacked
+	case w.handlerDone:
+		return 0, ErrReturned // net/http panics here
+	case !implements[http.Hijacker](w.rw):
+		return 0, http.ErrNotSupported
+	}
+	return int(w.status), nil
+}
+
+// startHijack starts the response if a status was set, and reports that.
+func (w *Writer) startHijack() (starts bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.handlerDone:
+		return false, ErrReturned // while the caller's function ran
+	case w.phase == holding && w.status != 0:
+		w.startLocked()
+		return true, nil
+	}
+	return false, nil
+}
+
+// noteHijacked notes that the connection belongs to the handler.
+func (w *Writer) noteHijacked() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.phase = hijacked
+	w.freeLocked()
+}

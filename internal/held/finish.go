@@ -1,0 +1,213 @@
+package held
+
+import (
+	"math"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// State is what the end of a request is decided by.
+type State struct {
+	Status   int  // 200 if none was set
+	Held     bool // nothing but 1xx responses has left
+	Hijacked bool
+}
+
+// HandlerDone ends the handler's part: nothing can be added to the response any more.
+func (w *Writer) HandlerDone() State {
+	w.mu.Lock()
+	w.handlerDone = true
+	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
+	if s.Status == 0 {
+		s.Status = int(w.defaultStatus)
+	}
+	w.mu.Unlock()
+	return s
+}
+
+// Untouched reports whether neither a status nor a byte was written.
+func (w *Writer) Untouched() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.phase == holding && w.status == 0
+}
+
+// Release lets the response complete, and closes w. HandlerDone comes before it.
+// The errors of a client that has gone are nobody's business here.
+func (w *Writer) Release() {
+	do, held := w.startRelease()
+	switch do {
+	case releaseHeld, releaseFlushed:
+		_ = held.writeTo(w.rw)
+	case releaseLastByte:
+		w.sendLastByte()
+	case released:
+		return
+	}
+	if do == releaseFlushed {
+		_ = http.NewResponseController(w.rw).Flush()
+	}
+	w.noteReleased()
+}
+
+// releasing is what Release has to do.
+type releasing uint8
+
+const (
+	released        releasing = iota // nothing more: w is closed
+	releaseHeld                      // send what was held
+	releaseFlushed                   // the same, and flush it
+	releaseLastByte                  // send the last byte of a declared length, if it is here
+)
+
+// startRelease sends the header if the response is held, and returns what was held.
+func (w *Writer) startRelease() (do releasing, held *body) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.phase == streaming:
+		return releaseLastByte, nil
+	case w.phase == holding && w.status != 0:
+		return w.releaseHeldLocked()
+	case w.phase == holding:
+		w.releaseUntouchedLocked()
+	}
+	w.closeLocked()
+	return released, nil
+}
+
+func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
+	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.length < 0 && w.written > int64(w.body.length()) {
+		w.declareCountedLocked()
+	}
+	do = releaseHeld
+	if w.chunkedByCopy && w.laterTrailersLocked() {
+		do = releaseFlushed // so it is chunked, as from net/http alone, and can have trailers
+	}
+	w.startLocked()
+	if held = w.takeBodyLocked(); held == nil && do == releaseHeld {
+		w.endReleaseLocked()
+		return released, nil
+	}
+	return do, held
+}
+
+// sendLastByte sends the last byte of a declared length, if the handler has written it.
+func (w *Writer) sendLastByte() {
+	if b, held := w.takeLastByte(); held {
+		_, _ = w.rw.Write([]byte{b})
+	}
+}
+
+func (w *Writer) takeLastByte() (b byte, held bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b, held = w.lastByte, w.lastByteHeld
+	w.lastByteHeld = false
+	return b, held
+}
+
+// noteReleased closes w when all has been sent.
+func (w *Writer) noteReleased() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endReleaseLocked()
+}
+
+func (w *Writer) endReleaseLocked() {
+	if w.ownHeader && w.sent != nil {
+		w.sent.change(w.outerHeaderLocked(), w.header) // for the trailers
+	}
+	w.closeLocked()
+}
+
+// releaseUntouchedLocked leaves the status to net/http, which answers 200 by itself:
+// the writers outside need not know.
+func (w *Writer) releaseUntouchedLocked() {
+	if w.ownHeader {
+		setHeader(w.outerHeaderLocked(), w.header)
+	}
+	if w.header != nil {
+		delete(w.outerHeaderLocked(), "Transfer-Encoding")
+	}
+}
+
+// Reset drops what is held and takes the handler's headers back, so that an
+// error can be answered, or another attempt begin: until Close w refuses
+// everything. It is for a held response only.
+func (w *Writer) Reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.header != nil {
+		w.before.restore(w.outerHeaderLocked())
+	}
+	w.freeLocked()
+	w.status, w.written, w.length = 0, 0, -1
+}
+
+// Abort makes sure that a response whose header is out cannot be taken for a
+// complete one, whatever a middleware outside does. The caller panics with
+// http.ErrAbortHandler then.
+func (w *Writer) Abort() {
+	closes := w.endsWithConnection()
+	_, _ = w.takeLastByte()
+	rc := http.NewResponseController(w.rw)
+	// Where the end of the connection is the end of the response, only a reset
+	// tells the client that something is missing. A middleware outside without
+	// Unwrap may hide SetWriteDeadline, but not Hijack.
+	if !closes && rc.SetWriteDeadline(time.Unix(1, 0)) == nil {
+		return
+	}
+	if conn, _, err := rc.Hijack(); err == nil {
+		reset(conn)
+		return
+	}
+	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
+		// A writer that buffers, like http.TimeoutHandler's, may send all of it
+		// if the panic is recovered in between: then it is too short.
+		w.rw.Header().Set("Content-Length", strconv.FormatInt(math.MaxInt64, 10))
+	}
+}
+
+// endsWithConnection reports whether the end of the connection is the end of the response.
+func (w *Writer) endsWithConnection() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.length < 0 && !w.req.ProtoAtLeast(1, 1)
+}
+
+func reset(conn net.Conn) {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn() // TLS would say goodbye
+	}
+	if t, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// Close ends w. What is written to it from now on goes to the underlying writer.
+func (w *Writer) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closeLocked()
+}
+
+func (w *Writer) closeLocked() {
+	w.handlerDone = true
+	if w.phase != hijacked {
+		w.phase = passingThrough
+	}
+	w.rewrite, w.dropBody = nil, false
+	w.freeLocked()
+	w.before.free()
+	w.before = nil
+}
+
+func (w *Writer) freeLocked() {
+	w.body.free()
+	w.sent.free()
+	w.body, w.sent = nil, nil
+}

@@ -1,0 +1,154 @@
+package held
+
+import (
+	"errors"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestOwnHeaderIsNotTheClients(t *testing.T) {
+	c := newClient()
+	c.header["Outside"] = []string{"1"}
+	w := writer(c, request("GET"), 100)
+	w.OwnHeader()
+	w.Header().Set("X", "1")
+	w.Header()["Outside"][0] = "2"
+	if c.header.Get("X") != "" || c.header.Get("Outside") != "1" {
+		t.Errorf("got %v, want the client's header alone", c.header)
+	}
+	w.WriteHeader(103)
+	if c.header.Get("X") != "1" || len(c.early) != 1 {
+		t.Errorf("got %v, %v: a 1xx has the handler's header", c.header, c.early)
+	}
+	w.Header().Set("Trailer", "Sum")
+	_, _ = w.WriteString("body")
+	w.Header().Set("Sum", "abc")
+	w.finish()
+	if c.sent.Get("X") != "1" || c.sent.Get("Sum") != "" || c.header.Get("Sum") != "abc" {
+		t.Errorf("sent %v, then %v, want the trailer after the header", c.sent, c.header)
+	}
+	w.Header().Set("Late", "1")
+	if c.header.Get("Late") != "" {
+		t.Error("the own header is the client's after Close")
+	}
+}
+
+func TestOwnHeaderWithoutAMap(t *testing.T) {
+	c := &client{}
+	w := writer(noHeader{c}, request("GET"), 100)
+	w.OwnHeader()
+	w.Header().Set("X", "1")
+	w.HandlerDone()
+}
+
+func TestOwnHeaderOfAnUntouchedResponse(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		c := newClient()
+		w := writer(c, request("GET"), 100)
+		if own {
+			w.OwnHeader()
+		}
+		w.Header().Set("X", "1")
+		w.Header().Set("Transfer-Encoding", "identity")
+		w.finish()
+		if c.status != 0 || c.header.Get("X") != "1" || c.header.Get("Transfer-Encoding") != "" {
+			t.Errorf("own %t: got %v, want X, and the status left to net/http", own, c)
+		}
+	}
+}
+
+func TestLateHeaderIsNotSent(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		c := newClient()
+		w := writer(c, request("GET"), 100)
+		if asked {
+			w.Header().Set("X", "1")
+		}
+		_, _ = w.WriteString("body")
+		w.Header().Set("Late", "1")
+		w.Header().Set("X", "2")
+		if h := w.SentHeader(); h.Get("Late") != "" {
+			t.Errorf("SentHeader has %v", h)
+		}
+		w.finish()
+		if c.sent.Get("Late") != "" || asked && c.sent.Get("X") != "1" || c.header.Get("Late") != "1" {
+			t.Errorf("asked before %t: sent %v, then %v", asked, c.sent, c.header)
+		}
+	}
+}
+
+func TestSentHeaderBeforeAStatus(t *testing.T) {
+	w := writer(newClient(), request("GET"), 100)
+	w.Header().Set("X", "1")
+	if h := w.SentHeader(); h.Get("X") != "1" {
+		t.Errorf("got %v, want X", h)
+	}
+}
+
+func TestRequestEntityTooLargeCloses(t *testing.T) {
+	for major, want := range map[int]string{1: "close", 2: ""} {
+		c := newClient()
+		r := request("POST")
+		r.ProtoMajor = major
+		w := writer(c, r, 100)
+		w.WriteHeader(413)
+		w.finish()
+		if got := c.sent.Get("Connection"); got != want {
+			t.Errorf("HTTP/%d: got Connection %q, want %q", major, got, want)
+		}
+	}
+}
+
+func TestLengthDeclaredOutside(t *testing.T) {
+	calls := map[string]func(w *Writer) error{
+		"Write": func(w *Writer) error { _, err := w.WriteString("body"); return err },
+		"Flush": func(w *Writer) error {
+			_, _ = w.WriteString("bo")
+			err := w.FlushError()
+			_, err2 := w.WriteString("dy")
+			return errors.Join(err, err2, w.FlushError())
+		},
+		"ReadFrom": func(w *Writer) error {
+			w.WriteHeader(200)
+			_, err := w.ReadFrom(onlyReader{strings.NewReader("body")})
+			return err
+		},
+	}
+	for name, call := range calls {
+		c := newClient()
+		c.header.Set("Content-Length", "4")
+		c.header.Set("Transfer-Encoding", "identity")
+		w := writer(c, request("GET"), 2)
+		if err := call(w); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := c.body.String(); got != "bod" || c.sent.Get("Transfer-Encoding") != "" {
+			t.Errorf("%s: %q was sent with %v, want all but the last byte", name, got, c.sent)
+		}
+		if _, err := w.WriteString("x"); err != http.ErrContentLength {
+			t.Errorf("%s: a byte too many: got %v, want ErrContentLength", name, err)
+		}
+		w.finish()
+	}
+	c := newClient()
+	c.header.Set("Content-Length", "4")
+	if _, err := writer(c, request("GET"), 2).WriteString("a body"); err != http.ErrContentLength || c.body.Len() > 0 {
+		t.Errorf("a body too long: got %v and %s, want ErrContentLength", err, c)
+	}
+}
+
+func TestLengthSpeltOtherwiseIsDropped(t *testing.T) {
+	c := newClient()
+	w := writer(c, request("GET"), 2)
+	const spelt = "content-length"
+	maps.Copy(w.Header(), map[string][]string{spelt: {"4"}})
+	if _, err := w.WriteString("a body"); err != nil {
+		t.Error(err)
+	}
+	w.finish()
+	if _, ok := map[string][]string(c.sent)[spelt]; ok {
+		t.Errorf("%v was sent", c.sent)
+	}
+}
