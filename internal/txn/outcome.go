@@ -184,7 +184,8 @@ func (s *Slot) rollBack(e *ending) {
 		return
 	}
 	checked := *e
-	if s.send(e, sentRollback); e.answer != none {
+	s.send(e, sentRollback)
+	if e.answer != none && (checked.answer != lost || e.answer != gone) {
 		checked.err = cmp.Or(e.err, checked.err)
 		*e = checked // which says more than the answer to ROLLBACK
 	}
@@ -315,8 +316,8 @@ func (s *Slot) note(e *ending) {
 // makes texts of the driver's errors, and is called without the mutex.
 func (s *Slot) failureOf(e *ending, o Outcome) *failure {
 	err := s.why(e, o)
-	switch unheard := o == RolledBack && e.answer == lost; {
-	case unheard:
+	switch {
+	case o == RolledBack && answerOf(e.err) == lost: // also if Guard's check was answered, and ROLLBACK was not
 		return &failure{err, e.err}
 	case err != nil:
 		return &failure{err: err}

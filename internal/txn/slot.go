@@ -41,7 +41,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //	Guard's ROLLBACK TO, before   success, the server's refusal   RolledBack
 //	ROLLBACK                      there is none                   RolledBack with E and without H; else Ended
-//	                              any other error                 RolledBack; Ended with H
+//	                              any other error                 as the answer to ROLLBACK if that is "there is
+//	                                                              none"; else RolledBack, Ended with H
 //	                              it did not return               Unknown
 //	                              it was ended through *sql.Tx    Ended
 //	ROLLBACK, without Guard, and  success, any other error        RolledBack
