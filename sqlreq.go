@@ -351,7 +351,9 @@ func copyBack(r, inner *http.Request) {
 // on with its value and stack.
 func (x *attempt) unwind() {
 	state := x.HandlerDone()
-	x.unit.Abandon()
+	if err := x.unit.Abandon(); MayHaveCommitted(err) {
+		x.log(slog.LevelWarn, err) // nobody else learns of it
+	}
 	drop(&x.Writer, state)
 }
 
@@ -657,13 +659,22 @@ func (d *doAttempt) run(fn func(context.Context) error) error {
 	over := false
 	defer func() {
 		if !over {
-			d.unit.Abandon()
+			d.abandon()
 		}
 	}()
 	_ = d.scope.fail(fn(&d.scope))
 	err := d.unit.Finish(http.StatusOK)
 	over = true
 	return err
+}
+
+// abandon ends the attempt when its function panics or exits the goroutine.
+func (d *doAttempt) abandon() {
+	if err := d.unit.Abandon(); MayHaveCommitted(err) {
+		d.scope.access.reg.logger().LogAttrs(context.WithoutCancel(d.scope.Context), slog.LevelWarn,
+			"sqlreq: Do did not return, and its work, or a part of it, may be committed",
+			slog.String("key", string(keyOf(&d.scope, err))), slog.Int("attempt", d.unit.Attempt()), slog.Any("err", err))
+	}
 }
 
 // Context, Outer, Within, Retryable, Commits and Answered make d the host of its unit.
