@@ -110,10 +110,13 @@ func (s *Slot) shared(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if err := s.mayShare(a, tx, aborted); err != nil {
 		return nil, err
 	}
-	if a.Purpose != ForSavepoint && s.around(ctx) != innermost {
-		return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
+	switch around := s.around(ctx); {
+	case a.Purpose == ForSavepoint, around == innermost:
+		return tx, nil
+	case innermost == nil:
+		return nil, fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", a.Opener.Name())
 	}
-	return tx, nil
+	return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
 }
 
 // mayShare returns why a may not use the transaction that is open, nil if it may.

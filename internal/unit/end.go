@@ -17,8 +17,9 @@ func (u *Unit) Finish(status int) error {
 	return u.finish(u.Err() == nil && u.host.Commits(status, u.joined()))
 }
 
-// Abandon ends the unit when the program has not returned: what is open is rolled back.
-func (u *Unit) Abandon() { _ = u.finish(false) }
+// Abandon ends the unit when the program has not returned: what is open is rolled
+// back. It returns the first failure.
+func (u *Unit) Abandon() error { return u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
 	started := false

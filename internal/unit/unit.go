@@ -247,17 +247,33 @@ func (u *Unit) Err() error {
 // result returns the first failure and, if it is another, the end of a transaction
 // about which nobody knows how it was.
 func (u *Unit) result() error {
-	err := u.Err()
+	err, unknown := u.Err(), u.unknown()
+	if unknown == nil || isTxEnded(err) { // which calls methods of the program's error: not under the mutex
+		return err
+	}
+	return errors.Join(err, unknown)
+}
+
+// unknown returns the end of a transaction about which nobody knows how it was, nil
+// if there is none.
+func (u *Unit) unknown() error {
 	use := u.used.Load()
 	if use == nil {
-		return err
+		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil || use.seldom.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
-		return err
+	if use.seldom == nil {
+		return nil
 	}
-	return errors.Join(err, use.seldom.unknown)
+	return use.seldom.unknown
+}
+
+// isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
+// panic, as those of a typed nil often do, is not.
+func isTxEnded(err error) (is bool) {
+	defer func() { _ = recover() }()
+	return errors.Is(err, txn.ErrTxEnded)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
