@@ -415,6 +415,25 @@ func retryAfter(w http.ResponseWriter, err error) {
 	}
 }
 
+func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
+
+// logAnswered logs the error of a request whose handler's answer stands.
+func (x *attempt) logAnswered(err error) {
+	switch {
+	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
+		x.log(slog.LevelError, err)
+	case MayHaveCommitted(err):
+		x.log(slog.LevelWarn, err)
+	case x.unit.AnswerStands():
+		x.log(slog.LevelDebug, err)
+	}
+}
+
+func (x *attempt) log(level slog.Level, err error) {
+	at := x.failedAt()
+	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
+}
+
 // logFailure logs the error of a request. A client that has gone is nobody's
 // fault; a COMMIT that failed, and work that may have stayed, are somebody's all
 // the same.

@@ -301,39 +301,6 @@ func list(keys []Key) string {
 	return strings.Join(s, ", ")
 }
 
-// find returns the scope of the registry that binds k, looked up from s outward,
-// and the binding, if it is opened here.
-func (k Key) find(s *scope) (*scope, *binding, error) {
-	if b := s.access.reg.binding(k); b != nil && s.access.opens(b) {
-		return s, b, nil
-	}
-	return k.findOutward(s)
-}
-
-// findOutward looks k up in the registries around. The first that binds it decides,
-// also if nobody opened it: a registry further out would be another database.
-func (k Key) findOutward(s *scope) (*scope, *binding, error) {
-	for c := s; c != nil; c = c.inUnit() {
-		b := c.access.reg.binding(k)
-		if b == nil {
-			continue
-		}
-		for d := s; d != nil; d = d.inUnit() {
-			if d.access.opens(b) {
-				return c, b, nil
-			}
-		}
-		if b.OnDemand {
-			return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound OnDemand; open it with With(%q) (open here: %s)", k, k, list(s.open()))
-		}
-		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound, but not opened for this handler; wrap it in Middleware or With(%q) (open here: %s)", k, k, list(s.open()))
-	}
-	if k == "" {
-		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: the empty Key is not valid; use DefaultKey (open here: %s)", list(s.open()))
-	}
-	return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
-}
-
 // use returns the scope of ctx, and what find returns there. That the unit of work
 // is over is found out by package unit; it is asked here only where there is
 // another error already: ErrFinished says more.

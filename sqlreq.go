@@ -459,25 +459,6 @@ func (reg *Registry) logger() *slog.Logger {
 	return slog.Default()
 }
 
-func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
-
-// logAnswered logs the error of a request whose handler's answer stands.
-func (x *attempt) logAnswered(err error) {
-	switch {
-	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
-		x.log(slog.LevelError, err)
-	case MayHaveCommitted(err):
-		x.log(slog.LevelWarn, err)
-	case x.unit.AnswerStands():
-		x.log(slog.LevelDebug, err)
-	}
-}
-
-func (x *attempt) log(level slog.Level, err error) {
-	at := x.failedAt()
-	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
-}
-
 func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished

@@ -104,7 +104,7 @@ func (u *Unit) runBefores(ctx context.Context, slots ...*txn.Slot) error {
 	d := &decision{unit: u}
 	defer d.over.Store(true)
 	for {
-		if err := cmp.Or(u.Err(), ctx.Err(), u.host.Context().Err()); err != nil {
+		if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
 			return err
 		}
 		f := u.next(slots...)
