@@ -116,18 +116,19 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		slices.SortFunc(open, u.inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
-	var one [1]txn.Result
-	results := one[:0]
-	returned := false
+	var results []txn.Result
+	n := 0 // ends have returned
 	defer func() {
-		if !returned { // a driver did not
-			u.dropHooks(open)
-		}
 		for _, r := range results {
 			u.observe(r)
 		}
 	}()
-	defer func() { u.rollBack(open[len(results):], &results) }()
+	defer func() {
+		if n < len(open) { // a driver did not return
+			defer u.dropHooks(open)
+			u.rollBack(open[n+1:], &results)
+		}
+	}()
 	var committed []string
 	for _, s := range open {
 		r := u.end(s, sourceOf(s).at, commit, committed, &results)
@@ -135,8 +136,8 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
+		n++
 	}
-	returned = true
 	return commit
 }
 
@@ -183,12 +184,14 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 }
 
 // end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. It is added to results, also if a
-// driver does not return. The caller has the turn, or has closed s.
+// Err of the result is that for the program. It is added to results if somebody
+// wants to know, also if a driver does not return. The caller has the turn, or has closed s.
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
 	defer func() {
 		r = u.noteEnd(s, at, committed)
-		*results = append(*results, r)
+		if r.Times != nil { // somebody wants to know
+			*results = append(*results, r)
+		}
 	}()
 	s.End(u.host.Context(), well)
 	return r
@@ -269,8 +272,7 @@ func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (ho
 		return nil, err
 	}
 	defer done()
-	var one [1]txn.Result
-	results := one[:0]
+	var results []txn.Result
 	defer func() {
 		for _, r := range results {
 			u.observe(r)

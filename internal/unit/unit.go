@@ -105,7 +105,7 @@ type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
 	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
-	seldom  *seldom                // what few units need; nil in the others
+	seldom  atomic.Pointer[seldom] // what few units need; nil in the others
 
 	sawConflict  bool // by a statement, or a begin
 	timedOut     bool // a wait for a transaction
@@ -134,10 +134,21 @@ type seldom struct {
 // rare returns what few units need. The caller holds u.mu.
 func (u *Unit) rare() *seldom {
 	use := u.use()
-	if use.seldom == nil {
-		use.seldom = new(seldom)
+	rare := use.seldom.Load()
+	if rare == nil {
+		rare = new(seldom)
+		use.seldom.Store(rare)
 	}
-	return use.seldom
+	return rare
+}
+
+// ifRare returns what few units need, nil where it was not needed so far.
+func (u *Unit) ifRare() *seldom {
+	use := u.used.Load()
+	if use == nil {
+		return nil
+	}
+	return use.seldom.Load()
 }
 
 // slot is a txn.Slot in the unit's list.
@@ -189,16 +200,13 @@ func (u *Unit) Join(who any) {
 }
 
 func (u *Unit) joined() []any {
-	use := u.used.Load()
-	if use == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil {
-		return nil
-	}
-	return use.seldom.joined
+	return rare.joined
 }
 
 // Fail makes the unit fail with err, unless it has failed already; nil does
@@ -257,16 +265,13 @@ func (u *Unit) result() error {
 // unknown returns the end of a transaction about which nobody knows how it was, nil
 // if there is none.
 func (u *Unit) unknown() error {
-	use := u.used.Load()
-	if use == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil {
-		return nil
-	}
-	return use.seldom.unknown
+	return rare.unknown
 }
 
 // isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
