@@ -51,11 +51,6 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
-	if a.Purpose == ForStatement {
-		if tx := s.join(a); tx != nil {
-			return tx, nil
-		}
-	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
@@ -72,19 +67,18 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// join is Use without the turn, for a further statement of the key that began the
+// Join is Use without the turn, for a further statement of the key that began the
 // transaction, while nobody is at it. Who takes the turn after it was looked at
 // sees, by the mutex, that the statement is under way. It returns nil where there
-// is more to look at.
-func (s *Slot) join(a *Ask) *sql.Tx {
+// is more to look at, by Use.
+func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != open || s.names > 0 || s.closed || s.by != a.Opener || s.turn.Taken() {
-		return nil
+	if s.state != open || s.names > 0 || s.closed || s.by != opener || s.turn.Taken() {
+		return nil, false
 	}
-	a.RollsBack = s.EndsWithRollback()
 	s.running.Add(1)
-	return s.tx
+	return s.tx, s.EndsWithRollback()
 }
 
 // used notes that the transaction was given to somebody.

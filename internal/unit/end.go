@@ -22,6 +22,9 @@ func (u *Unit) Finish(status int) error {
 func (u *Unit) Abandon() error { return u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
+	if u.used.Load() == nil && u.endUnused() {
+		return u.Err()
+	}
 	started := false
 	for !started {
 		commit = commit && u.decide()
@@ -43,6 +46,17 @@ func (u *Unit) finish(commit bool) error {
 	return u.result()
 }
 
+// endUnused ends a unit that has used nothing, and reports whether it is one.
+func (u *Unit) endUnused() bool {
+	u.mu.Lock()
+	unused := u.state == running && u.used.Load() == nil
+	if unused {
+		u.state = ended
+	}
+	u.mu.Unlock()
+	return unused
+}
+
 // startEnding reports whether there is anything to end. again is true if a
 // BeforeCommit function is to run first.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
@@ -50,9 +64,6 @@ func (u *Unit) startEnding(commit bool) (started, again bool) {
 	defer u.mu.Unlock()
 	switch {
 	case u.state >= ending:
-		return false, false
-	case u.used.Load() == nil:
-		u.state = ended
 		return false, false
 	case commit && u.host.Context().Err() == nil && u.indexOfNext(nil) >= 0:
 		return false, true

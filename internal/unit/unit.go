@@ -113,6 +113,7 @@ type used struct {
 
 	atomic atomic.Pointer[txn.Group] // the innermost Atomic that is open, nil if none is; written with the mutex
 
+	asking atomic.Int32 // functions of the program that are being asked
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
 	firstSource Source // the memory of the first of sources
