@@ -198,7 +198,34 @@ func accountOf(name string) (*account, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &account{uid, gid, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
+	groups, err := groupsFor(os.TempDir())
+	if err != nil {
+		return nil, err
+	}
+	return &account{uid, gid, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: groups}}, nil
+}
+
+// groupsFor returns the groups that an account needs beside its own to get to a
+// folder: those of the folders on the way, "/" first, that are closed to everybody
+// else. On some machines "/" has mode 0750, and without its group no program can be
+// run. A server must be started as the account: mariadbd --user=mysql, which takes
+// the account itself, gives these groups up.
+func groupsFor(folder string) (groups []uint32, err error) {
+	for {
+		info, err := os.Stat(folder)
+		if err != nil {
+			return nil, err
+		}
+		gid := info.Sys().(*syscall.Stat_t).Gid
+		if info.Mode().Perm()&0o011 == 0o010 && !slices.Contains(groups, gid) {
+			groups = append(groups, gid)
+		}
+		if parent := filepath.Dir(folder); parent != folder {
+			folder = parent
+			continue
+		}
+		return groups, nil
+	}
 }
 
 // folder returns a new folder that belongs to the account.

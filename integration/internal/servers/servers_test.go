@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +96,39 @@ type recorder struct {
 
 func (r *recorder) Skip(...any)  { r.what = "skip" }
 func (r *recorder) Fatal(...any) { r.what = "fatal" }
+
+// The account that a server runs as is given the groups of folders that are closed to others, and no more.
+func TestGroupsOfClosedFolders(t *testing.T) {
+	usual, err := groupsFor(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid := uint32(os.Getgid())
+	for _, c := range []struct {
+		mode os.FileMode
+		want bool
+	}{{0o755, false}, {0o750, true}, {0o710, true}, {0o711, false}, {0o701, false}, {0o700, false}} {
+		dir := filepath.Join(t.TempDir(), "closed")
+		inner := filepath.Join(dir, "inner")
+		if err := os.MkdirAll(inner, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		got, err := groupsFor(inner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Clone(usual)
+		if c.want && !slices.Contains(want, gid) {
+			want = append([]uint32{gid}, want...)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("mode %v: got groups %d, want %d", c.mode, got, want)
+		}
+	}
+}
 
 func TestServersAnswer(t *testing.T) {
 	primary, standby := SharedPair(t)
