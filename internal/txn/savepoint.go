@@ -27,6 +27,8 @@ type Savepoint struct {
 	outer   *Savepoint // around it in the same transaction
 	context *Savepoint // the innermost one of any slot in the context that it was begun with
 
+	given context.Context // to its function; written by Context, before that runs
+
 	state savepointState // guarded by slot.mu; from open to one of the others once, by end
 }
 
@@ -39,9 +41,17 @@ func Inside(ctx context.Context) *Savepoint {
 	return sp
 }
 
-// Context returns ctx as that of a function inside of sp.
+// Context returns ctx as that of the function inside of sp.
 func (sp *Savepoint) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, savepointKey{}, sp)
+	sp.given = context.WithValue(ctx, savepointKey{}, sp)
+	return sp.given
+}
+
+// IsGiven reports whether ctx is the very context that the function inside of a
+// savepoint was given.
+func IsGiven(ctx context.Context) bool {
+	sp := Inside(ctx)
+	return sp != nil && sp.given == ctx
 }
 
 // of returns sp, or the innermost savepoint that its context is inside of, if it
