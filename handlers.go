@@ -227,7 +227,7 @@ func StatusCode(err error) int {
 		return code
 	}
 	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if errors.As(err, &tooLarge) && tooLarge != nil {
 		return http.StatusRequestEntityTooLarge
 	}
 	if isUnavailable(err) {

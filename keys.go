@@ -139,7 +139,8 @@ func (b *binding) Pool() (*sql.DB, *sql.Tx) { return b.DB, b.Tx }
 func (b *binding) Chooses() (route, options bool) { return b.Route != nil, b.TxOptions != nil }
 
 func (b *binding) AskRoute(ctx, at context.Context) (*sql.DB, error) {
-	return b.Route(ctx, requestWith(ctx, at))
+	db, err := b.Route(ctx, requestWith(ctx, at))
+	return db, harmless(err)
 }
 
 func (b *binding) AskTxOptions(ctx, at context.Context) *sql.TxOptions {

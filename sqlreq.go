@@ -529,7 +529,7 @@ func RollbackOnly(ctx context.Context, cause error) error {
 	case cause == nil:
 		cause = errRollbackOnly
 	}
-	return s.unit.RollbackOnly(s, cause)
+	return s.unit.RollbackOnly(s, harmless(cause))
 }
 
 var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
@@ -538,7 +538,7 @@ func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished
 	}
-	return s.unit.Fail(s, err)
+	return s.unit.Fail(s, harmless(err))
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
