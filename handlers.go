@@ -207,7 +207,7 @@ func RollbackOnly(ctx context.Context, cause error) error {
 	case cause == nil:
 		cause = errRollbackOnly
 	}
-	return s.unit.RollbackOnly(s, cause)
+	return s.unit.RollbackOnly(s, harmless(cause))
 }
 
 var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
@@ -297,7 +297,7 @@ func StatusCode(err error) int {
 		return code
 	}
 	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if errors.As(err, &tooLarge) && tooLarge != nil {
 		return http.StatusRequestEntityTooLarge
 	}
 	if isUnavailable(err) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
@@ -79,8 +80,11 @@ func (s *scope) howWithin() (w unit.Within) {
 		asked, running = c.repeats, c.running.Load()
 	}
 	w.Repeats = asked
+	// Where no context ends there is no channel to compare: context.WithoutCancel,
+	// which is for later, looks the same.
+	own := s.Context == context.Context(s.outer) || txn.IsGiven(s.Context)
 	around := s.outer.root().Context.Done()
-	w.Waits = running || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
+	w.Waits = running || own || around != nil && around == s.Context.Done()
 	return w
 }
 

@@ -463,7 +463,7 @@ func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished
 	}
-	return s.unit.Fail(s, err)
+	return s.unit.Fail(s, harmless(err))
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
