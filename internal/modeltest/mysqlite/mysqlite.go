@@ -10,6 +10,14 @@ func (*Full) Error() string { return "database or disk is full (13)" }
 // Code is the method of modernc.org/sqlite.
 func (*Full) Code() int { return 13 }
 
+// IOErr is SQLITE_IOERR, after which a COMMIT may be on the disk or not.
+type IOErr struct{}
+
+func (*IOErr) Error() string { return "disk I/O error (10)" }
+
+// Code is the method of modernc.org/sqlite.
+func (*IOErr) Code() int { return 10 }
+
 // NoTx is what SQLite answers a COMMIT or ROLLBACK outside of a transaction.
 type NoTx struct{}
 
