@@ -101,7 +101,10 @@ var calls = map[string]func(*stateTest) string{
 }
 
 func (s *stateTest) beginOn(b *binding, why txn.Purpose) string {
-	_, err := s.Begin(background, background, b, why, nil)
+	o, err := s.Begin(s.in, background, b, why, nil)
+	if err == nil && why == txn.ForStatement {
+		o.Done()
+	}
 	return word(err)
 }
 
@@ -112,7 +115,7 @@ func (s *stateTest) addHook(b *binding) string {
 // describe says in which state the unit is.
 func (s *stateTest) describe() string {
 	s.Unit.mu.Lock()
-	text := [...]string{"running", "ending", "ended"}[s.state]
+	text := [...]string{"running", "deciding", "ending", "ended"}[s.state]
 	if s.used.Load() == nil {
 		text += " unused"
 	}
