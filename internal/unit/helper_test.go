@@ -256,6 +256,18 @@ func (w *world) hooks(ctx context.Context, b *binding) {
 	w.hook(ctx, b, false, b.name+" -")
 }
 
+// before registers a BeforeCommit function, which is noted by its name.
+func (w *world) before(ctx context.Context, b *binding, name string, fn func(context.Context) error) {
+	w.t.Helper()
+	run := func(ctx context.Context) error {
+		if err := w.note(ctx, name); err != nil || fn == nil {
+			return err
+		}
+		return fn(ctx)
+	}
+	must(0, w.AddBefore(ctx, background, background, background, b, run))(w.t)
+}
+
 func (w *world) commit(b *binding) error {
 	return w.EndNow(background, background, background, b, true)
 }
