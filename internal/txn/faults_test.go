@@ -64,9 +64,9 @@ var beginFaults = []beginFault{
 	{test, saveTx, untilDone, "caller", "returned", beginRefused + "context canceled", "", saveTx},
 	{test, saveTx, untilDone, "unit", "returned", beginRefused + "context canceled", "", saveTx},
 	{test, saveTx, untilDone, "slot", "returned", finishedText, "", saveTx},
-	{test, saveTx, ignores, "caller", "returned", beginRefused + "context canceled", "rolled back", saveTx + "; " + rollbackToTx},
-	{test, saveTx, ignores, "unit", "returned", beginRefused + "context canceled", "rolled back", saveTx + "; " + rollbackToTx},
-	{test, saveTx, ignores, "slot", "returned", finishedText, "rolled back", saveTx + "; " + rollbackToTx},
+	{test, saveTx, ignores, "caller", "returned", beginRefused + "context canceled", "rolled back", saveTx + "; " + backInTest},
+	{test, saveTx, ignores, "unit", "returned", beginRefused + "context canceled", "rolled back", saveTx + "; " + backInTest},
+	{test, saveTx, ignores, "slot", "returned", finishedText, "rolled back", saveTx + "; " + backInTest},
 }
 
 const finishedText = "sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/modeltest/mysqlite"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
-	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
 // answered is an error of PostgreSQL's shape: the server's own answer.
@@ -26,6 +26,7 @@ var (
 	errRefused = answered("23505")
 	errNetwork = io.ErrUnexpectedEOF // of COMMIT: the answer was lost
 	errPlain   = errors.New("plain") // of no known shape
+	errNoTx    = &mysqlite.NoTx{}    // there is no transaction, or no such savepoint
 	errFull    = &mysqlite.Full{}    // of a statement: SQLite may have rolled back
 	background = context.Background()
 	canceled   = func() context.Context { // a context that has ended
@@ -54,7 +55,7 @@ type world struct {
 	key    key
 	opts   *sql.TxOptions
 	timed  bool
-	nest   *turn.Turn // at the savepoint that the transactions nest in
+	nest   func() *Nest // where the transactions nest; nil: nowhere
 	begins atomic.Int32
 	faults sync.Map // text of a call to func(context.Context) error
 }
@@ -112,7 +113,17 @@ func (w *world) ask(why Purpose) *Ask {
 	return &Ask{Opener: &w.key, Options: w.opts, Purpose: why, Timed: w.timed, Unit: background, Begins: &w.begins, Nest: w.nest}
 }
 
-func (w *world) use(ctx context.Context) (*sql.Tx, error) { return w.Use(ctx, w.ask(ForStatement)) }
+// use is the use of a statement that has returned.
+func (w *world) use(ctx context.Context) (*sql.Tx, error) {
+	tx, err := w.Use(ctx, w.ask(ForStatement))
+	if err == nil {
+		w.Done()
+	}
+	return tx, err
+}
+
+// End ends the transaction of a unit whose context does not end.
+func (w *world) End(well bool) { w.Slot.End(background, well) }
 
 // begin begins the transaction.
 func (w *world) begin() *sql.Tx {
@@ -155,11 +166,14 @@ func (w *world) describe() string {
 	if w.closed {
 		text += " closed"
 	}
+	if n := w.running.Load(); n != 0 {
+		text += fmt.Sprintf(", %d running", n)
+	}
 	switch wrong := text + turn; {
 	case (w.state == aborted) != (w.reason != nil):
 		return wrong + ", reason " + errText(w.reason)
-	case (w.state == beginning) != (w.cancel != nil):
-		return wrong + ", with or without a cancel"
+	case w.state != idle && w.cancel == nil:
+		return wrong + ", without a cancel"
 	case w.state == idle && (w.tx != nil || w.innermost != nil):
 		return wrong + ", though something is open"
 	case (w.state == open || w.state == aborted) && w.tx == nil:
@@ -175,9 +189,22 @@ func errText(err error) string {
 	return err.Error()
 }
 
+func nothingAfter(context.Context, *sql.Tx) error { return nil }
+
 // The faults of a driver.
 func fails(err error) func(context.Context) error {
 	return func(context.Context) error { return err }
+}
+
+// first fails at the first call only.
+func first(err error) func(context.Context) error {
+	var later atomic.Bool
+	return func(context.Context) error {
+		if later.Swap(true) {
+			return nil
+		}
+		return err
+	}
 }
 
 func panics(context.Context) error {

@@ -29,25 +29,32 @@ type savepointCell struct {
 	end    string // of the transaction that is to end well then
 }
 
+const back1 = rollbackTo1 + "; " + release1
+
 type faults = map[string]func(context.Context) error
 
 var savepointCells = []savepointCell{
 	// RELEASE of a Savepoint
 	{"", "Release", nil, "returned", "", release1, "open", false, "committed, tried, stored"},
-	{"", "Release", faults{release1: fails(errRefused)}, "returned", releaseFailed + "answered 23505", release1 + "; " + rollbackTo1, "open", true, "committed, tried, stored"},
-	{"", "Release", faults{release1: fails(errNetwork)}, "returned", releaseFailed + "unexpected EOF", release1 + "; " + rollbackTo1, "open", true, "committed, tried, stored"},
+	{"", "Release", faults{release1: first(errRefused)}, "returned", releaseFailed + "answered 23505", release1 + "; " + back1, "open", true, "committed, tried, stored"},
+	{"", "Release", faults{release1: first(errNetwork)}, "returned", releaseFailed + "unexpected EOF", release1 + "; " + back1, "open", true, "committed, tried, stored"},
 	{"", "Release", faults{release1: fails(errPlain), rollbackTo1: fails(errRefused)}, "returned", releaseFailed + "plain\n" + rollbackFailed + "answered 23505", release1 + "; " + rollbackTo1, "aborted", true, "rolled back"},
+	{"", "Release", faults{release1: first(errNoTx)}, "returned", releaseFailed + noTxText, release1 + "; " + back1, "open", true, "committed, tried, stored"},
+	{"", "Release", faults{release1: fails(errRefused)}, "returned", releaseFailed + "answered 23505\n" + rollbackFailed + "answered 23505", release1 + "; " + back1, "aborted", true, "rolled back"},
 	{"", "Release", faults{release1: panics}, "panicked", "", release1, "open saved", false, "rolled back"},
 	{"", "Release", faults{release1: exits}, "exited", "", release1, "open saved", false, "rolled back"},
 	{"over", "Release", nil, "returned", releaseFailed + endedText + "\n" + rollbackFailed + endedText, "", "aborted", true, "ended, stored"},
-	{"aborted", "Release", nil, "returned", wasAborted + "database or disk is full (13)", rollbackTo1, "open", true, "committed, tried, stored"},
+	{"aborted", "Release", nil, "returned", wasAborted + "database or disk is full (13)", back1, "open", true, "committed, tried, stored"},
 	{"aborted", "Release", faults{rollbackTo1: fails(errPlain)}, "returned", wasAborted + "database or disk is full (13)\n" + rollbackFailed + "plain", rollbackTo1, "aborted", true, "rolled back"},
 
 	// ROLLBACK TO a Savepoint
-	{"", "RollBack", nil, "returned", "", rollbackTo1, "open", true, "committed, tried, stored"},
-	{"aborted", "RollBack", nil, "returned", "", rollbackTo1, "open", true, "committed, tried, stored"},
+	{"", "RollBack", nil, "returned", "", back1, "open", true, "committed, tried, stored"},
+	{"aborted", "RollBack", nil, "returned", "", back1, "open", true, "committed, tried, stored"},
 	{"", "RollBack", faults{rollbackTo1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", rollbackTo1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: fails(errNetwork)}, "returned", rollbackFailed + "unexpected EOF", rollbackTo1, "aborted", true, "rolled back"},
+	{"", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "rolled back"},
+	{"", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"}, // of what is left
+	{"aborted", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: panics}, "panicked", "", rollbackTo1, "open saved", false, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: exits}, "exited", "", rollbackTo1, "open saved", false, "rolled back"},
 	{"over", "RollBack", nil, "returned", rollbackFailed + endedText, "", "aborted", true, "ended, stored"},
@@ -211,7 +218,7 @@ func TestSlotSavepointNames(t *testing.T) {
 		must(0, w.save(background).Release("k"))(t)
 		w.End(true)
 	}
-	one := []string{"BEGIN", save1, "SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", rollbackTo1, "SAVEPOINT sqlreq_3", "RELEASE SAVEPOINT sqlreq_3", "COMMIT"}
+	one := []string{"BEGIN", save1, "SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", rollbackTo1, release1, "SAVEPOINT sqlreq_3", "RELEASE SAVEPOINT sqlreq_3", "COMMIT"}
 	w.d.Check(t, append(one, one...)...)
 }
 
@@ -266,7 +273,11 @@ func TestSlotSaveContext(t *testing.T) {
 	inner := try("a savepoint of another slot between", foreign.Context(inside), "")
 	must(0, inner.Release("k"))(t)
 	must(0, outer.Release("k"))(t)
-	try("a savepoint that has ended", inside, refused)
+	try("a savepoint that was released, whose work belongs to what is around", inside, "")
+	w.innermost.RollBack("k")
+	back := w.save(background)
+	must(0, back.RollBack("k"))(t)
+	try("a savepoint that was rolled back", back.Context(background), refused)
 	w.End(true)
 	third.End(false)
 	other.End(false)

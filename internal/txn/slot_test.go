@@ -13,7 +13,9 @@ import (
 func TestSlotShare(t *testing.T) {
 	const (
 		newOnly = `sqlreq: key "other": BeginTx, but a transaction is open already on this pool (begun by key "k"); call BeginTx before any other use`
-		others  = `sqlreq: key "other": the transaction open on this pool was begun by key "k" with other options; keys of one pool share a transaction, give them the same TxOptions and Guard`
+		others  = `sqlreq: key "other": the transaction open on this pool was begun by key "k" with other options; keys of one pool share a transaction, give them the same TxOptions`
+		guards  = `sqlreq: key "other": the transaction open on this pool was begun by key "k", of which only one has a Guard; keys of one pool share a transaction, give them the same Guard`
+		begins  = `sqlreq: key "other": the transaction open on this pool was begun by key "k", and only one of the two has an AfterBegin; keys of one pool share a transaction, give them the same AfterBegin`
 	)
 	ro, ro2 := &sql.TxOptions{ReadOnly: true}, &sql.TxOptions{ReadOnly: true}
 	for _, row := range []struct {
@@ -28,7 +30,8 @@ func TestSlotShare(t *testing.T) {
 		{"another key, other options", nil, Ask{Opener: &key{"other", false}, Options: ro}, others},
 		{"another key, other options than these", ro, Ask{Opener: &key{"other", false}}, others},
 		{"another key, different options", ro, Ask{Opener: &key{"other", false}, Options: &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true}}, others},
-		{"another key, with Guard", nil, Ask{Opener: &key{"other", true}}, others},
+		{"another key, with Guard", nil, Ask{Opener: &key{"other", true}}, guards},
+		{"another key, with AfterBegin", nil, Ask{Opener: &key{"other", false}, AfterBegin: nothingAfter}, begins},
 		{"another key, as new", nil, Ask{Opener: &key{"other", false}, Purpose: WithOptions}, newOnly},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -37,7 +40,7 @@ func TestSlotShare(t *testing.T) {
 			first := w.begin()
 			row.ask.Unit, row.ask.Begins = background, &w.begins
 			tx, err := w.Use(background, &row.ask)
-			if errText(err) != row.err || tx != first || errors.Is(err, ErrBegun) != (row.err != "") {
+			if errText(err) != row.err || (tx == first) != (err == nil) || errors.Is(err, ErrBegun) != (row.err != "") {
 				t.Errorf("got %v, %v\nwant %s", tx, err, row.err)
 			}
 			if w.Opener() != Opener(&w.key) {
@@ -151,7 +154,7 @@ func TestSlotNote(t *testing.T) {
 		{"an error of no known meaning", background, false, errPlain, "open"},
 		{"the server's answer", background, false, errRefused, "open"},
 		{"one that ends transactions", background, false, errFull, "aborted"},
-		{"one that ends transactions, late", canceled, true, errFull, "aborted"},
+		{"one that ends transactions, late", canceled, true, errFull, "open"},
 		{"interrupted", canceled, false, errPlain, "aborted"},
 		{"did not run", canceled, true, errPlain, "open"},
 	} {

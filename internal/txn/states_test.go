@@ -15,14 +15,16 @@ import (
 // stateTest is a slot in a state.
 type stateTest struct {
 	*world
-	tx, last *sql.Tx       // that is open, or the last one; and the one before
-	sp       *Savepoint    // the innermost that is open, or one of the transaction before
-	begun    *fakedb.Point // of a BEGIN under way
+	tx, last *sql.Tx         // that is open, or the last one; and the one before
+	sp       *Savepoint      // the innermost that is open, or one of the transaction before
+	in       context.Context // inside of that, if it is open
+	begun    *fakedb.Point   // of a BEGIN under way
+	runs     bool            // a statement is under way
 }
 
 // reach brings a new slot into a state. A transaction with a savepoint was there before.
 func reach(t *testing.T, k kind, state string) *stateTest {
-	s := &stateTest{world: newWorld(t, k)}
+	s := &stateTest{world: newWorld(t, k), in: background}
 	s.last = s.begin()
 	s.sp = s.save(background)
 	must(0, s.sp.Release("k"))(t)
@@ -37,9 +39,19 @@ func reach(t *testing.T, k kind, state string) *stateTest {
 		case "saved":
 			s.tx = s.begin()
 			s.sp = s.save(background)
+			s.in = s.sp.Context(background)
+		case "whole":
+			g := NewGroup(background, nil)
+			a := s.ask(ForStatement)
+			a.Group = g
+			s.tx = must(s.Use(background, a))(t)
+			s.Done()
+			s.sp, s.in = g.Members()[0], g.Context(background)
 		case "aborted":
-			s.tx = s.begin()
 			s.Note(background, s.tx, false, errFull)
+		case "statement":
+			must(s.Use(s.in, s.ask(ForStatement)))(t)
+			s.runs = true
 		case "closed":
 			s.Slot.Close()
 		}
@@ -81,13 +93,17 @@ func word(err error) string {
 		return "not innermost"
 	case err.Error() == savedText:
 		return "saved"
+	case strings.Contains(err.Error(), "this context is not that of the innermost one"), strings.Contains(err.Error(), "its context is not that of the innermost"):
+		return "other context"
 	}
 	return err.Error()
 }
 
-// useAs uses the slot and says which transaction it got.
-func (s *stateTest) useAs(a *Ask) string {
-	tx, err := s.Use(background, a)
+// useAs, with a context that is inside of the open savepoint, uses the slot and says which transaction it got.
+func (s *stateTest) useAs(a *Ask) string { return s.useIn(s.in, a) }
+
+func (s *stateTest) useIn(ctx context.Context, a *Ask) string {
+	tx, err := s.Use(ctx, a)
 	switch {
 	case err != nil:
 		return word(err)
@@ -99,36 +115,42 @@ func (s *stateTest) useAs(a *Ask) string {
 
 // calls are the calls of the table. The slot is asked, or told, something.
 var calls = map[string]func(*stateTest) string{
-	"Use":                    func(s *stateTest) string { return s.useAs(s.ask(ForStatement)) },
+	"Use":                 func(s *stateTest) string { return s.useAs(s.ask(ForStatement)) },
+	"Use around":          func(s *stateTest) string { return s.useIn(background, s.ask(ForStatement)) },
+	"Use for a savepoint": func(s *stateTest) string { return s.useIn(background, s.ask(ForSavepoint)) },
+	"Use to prepare":      func(s *stateTest) string { return s.useAs(s.ask(ForPrepare)) },
+	"join": func(s *stateTest) string {
+		if s.join(s.ask(ForStatement)) == nil {
+			return "none"
+		}
+		return "joined"
+	},
+	"Quiet":                  func(s *stateTest) string { return word(s.Quiet(background, background)) },
 	"Use for caller":         func(s *stateTest) string { return s.useAs(s.ask(ForCaller)) },
 	"Use as new":             func(s *stateTest) string { return s.useAs(s.ask(WithOptions)) },
 	"Use by another":         func(s *stateTest) string { return s.useAs(s.other(s.opts, s.key.guard)) },
 	"Use with other options": func(s *stateTest) string { return s.useAs(s.other(&sql.TxOptions{ReadOnly: true}, s.key.guard)) },
 	"Use with other Guard":   func(s *stateTest) string { return s.useAs(s.other(s.opts, !s.key.guard)) },
-	"Save": func(s *stateTest) string {
-		ctx := background
-		if s.InSavepoint() {
-			ctx = s.sp.Context(ctx)
-		}
-		return s.saved(ctx, s.tx)
-	},
-	"Save in the last": func(s *stateTest) string { return s.saved(background, s.last) },
-	"Release":          func(s *stateTest) string { return word(s.sp.Release("k")) },
-	"RollBack":         func(s *stateTest) string { return word(s.sp.RollBack("k")) },
-	"End well":         func(s *stateTest) string { return s.ended(true) },
-	"End badly":        func(s *stateTest) string { return s.ended(false) },
-	"Lost":             func(s *stateTest) string { return word(s.Lost()) },
-	"Lock":             func(s *stateTest) string { return word(s.Lock(background, background)) },
-	"Close":            func(s *stateTest) string { return fmt.Sprint(s.Slot.Close()) },
-	"Note plain":       func(s *stateTest) string { s.Note(background, s.tx, false, errPlain); return "" },
-	"Note full":        func(s *stateTest) string { s.Note(background, s.tx, false, errFull); return "" },
-	"Note canceled":    func(s *stateTest) string { s.Note(canceled, s.tx, false, errFull); return "" },
-	"Note not run":     func(s *stateTest) string { s.Note(canceled, s.tx, true, errPlain); return "" },
-	"Note of the last": func(s *stateTest) string { s.Note(background, s.last, false, errFull); return "" },
-	"Gone":             func(s *stateTest) string { return word(s.Gone(background, background, s.tx, "k")) },
-	"Gone of the last": func(s *stateTest) string { return word(s.Gone(background, background, s.last, "k")) },
+	"Save":                   func(s *stateTest) string { return s.saved(s.in, s.tx) },
+	"Save around":            func(s *stateTest) string { return s.saved(background, s.tx) },
+	"Save in any":            func(s *stateTest) string { return s.saved(s.in, nil) },
+	"Save in the last":       func(s *stateTest) string { return s.saved(s.in, s.last) },
+	"Release":                func(s *stateTest) string { return word(s.sp.Release("k")) },
+	"RollBack":               func(s *stateTest) string { return word(s.sp.RollBack("k")) },
+	"End well":               func(s *stateTest) string { return s.ended(true) },
+	"End badly":              func(s *stateTest) string { return s.ended(false) },
+	"Lost":                   func(s *stateTest) string { return word(s.Lost()) },
+	"Lock":                   func(s *stateTest) string { return word(s.Lock(background, background)) },
+	"Close":                  func(s *stateTest) string { return fmt.Sprint(s.Slot.Close()) },
+	"Note plain":             func(s *stateTest) string { s.Note(background, s.tx, false, errPlain); return "" },
+	"Note full":              func(s *stateTest) string { s.Note(background, s.tx, false, errFull); return "" },
+	"Note canceled":          func(s *stateTest) string { s.Note(canceled, s.tx, false, errFull); return "" },
+	"Note not run":           func(s *stateTest) string { s.Note(canceled, s.tx, true, errPlain); return "" },
+	"Note of the last":       func(s *stateTest) string { s.Note(background, s.last, false, errFull); return "" },
+	"Gone":                   func(s *stateTest) string { return word(s.Gone(background, background, s.tx, "k")) },
+	"Gone of the last":       func(s *stateTest) string { return word(s.Gone(background, background, s.last, "k")) },
 	"questions": func(s *stateTest) string {
-		return fmt.Sprintf("%v %v %v, %d ended, number %d", s.Busy(), s.Open(), s.InSavepoint(), s.Ended(), s.Number())
+		return fmt.Sprintf("%v %v %v %v, %d ended, number %d", s.Begun(), s.Busy(), s.Open(), s.InSavepoint(), s.Ended(), s.Number())
 	},
 }
 
@@ -151,7 +173,7 @@ func (s *stateTest) ended(well bool) string {
 	if s.Lock(background, background) == nil {
 		defer s.Unlock()
 	}
-	s.Slot.End(well)
+	s.End(well)
 	return describeResult(s.Last(), "returned")
 }
 
@@ -164,13 +186,16 @@ func callIn(t *testing.T, state, call string) stateRow {
 	go func() { got <- calls[call](s) }()
 	synctest.Wait()
 	returned := ""
-	if s.begun != nil {
-		if len(got) == 0 {
-			returned = "waits, "
-		}
-		s.begun.Release()
-		synctest.Wait()
+	if len(got) == 0 {
+		returned = "waits, "
 	}
+	switch {
+	case s.begun != nil:
+		s.begun.Release()
+	case s.runs:
+		s.Done()
+	}
+	synctest.Wait()
 	returned += <-got
 	row := stateRow{call, returned, s.since(asked), s.describe()}
 	if s.turn.Taken() {

@@ -47,12 +47,12 @@ func (s *Slot) testTx() *sql.Tx {
 }
 
 // Nest returns the turn for what nests in the savepoint that is open in the
-// test's transaction tx, nil if none is.
+// test's transaction tx, nil if none is, or if it is about to end.
 func (s *Slot) Nest(tx *sql.Tx) *Nest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.testTx() != tx || s.tx == nil {
-		return nil
+	if s.testTx() != tx || s.tx == nil || s.test.nest.over.Load() {
+		return nil // who nested in what is over would be sent here again, until that has ended
 	}
 	return s.test.nest
 }

@@ -7,16 +7,17 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-
-	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
 // beside is another slot on the test's transaction of w.
-func (w *world) beside(nest *turn.Turn) *world {
+func (w *world) beside(nest func() *Nest) *world {
 	other := &world{t: w.t, outer: w.outer, key: key{"other", false}, nest: nest}
 	other.Init(nil, w.outer)
 	return other
 }
+
+// innest is what a unit inside of that of w nests in.
+func (w *world) innest() *Nest { return w.Nest(w.outer) }
 
 // In a test's transaction the units' transactions are savepoints, each of a name
 // of its own, and so are their savepoints.
@@ -32,8 +33,10 @@ func TestSlotInATest(t *testing.T) {
 	w.End(false)
 	w.d.CheckLog(t, "BEGIN",
 		saveTx, "SAVEPOINT sqlreq_tx_1_1", "RELEASE SAVEPOINT sqlreq_tx_1_1", releaseTx,
-		"SAVEPOINT sqlreq_tx_2", "SAVEPOINT sqlreq_tx_2_1", "ROLLBACK TO SAVEPOINT sqlreq_tx_2_1", "ROLLBACK TO SAVEPOINT sqlreq_tx_2")
+		"SAVEPOINT sqlreq_tx_2", "SAVEPOINT sqlreq_tx_2_1", "ROLLBACK TO SAVEPOINT sqlreq_tx_2_1", "RELEASE SAVEPOINT sqlreq_tx_2_1", "ROLLBACK TO SAVEPOINT sqlreq_tx_2", "RELEASE SAVEPOINT sqlreq_tx_2")
 }
+
+const deadText = `sqlreq: begin on key "other": the test's transaction (Binding.Tx) has ended in an earlier request, nothing runs in it any more; begin a new one for each test: `
 
 // Units that share a test's transaction wait for each other, also where the end
 // of one panics.
@@ -41,7 +44,8 @@ func TestSlotTurnsInATest(t *testing.T) {
 	for _, row := range []struct {
 		fault func(context.Context) error
 		came  string
-	}{{nil, "returned"}, {panics, "panicked"}, {exits, "exited"}, {fails(errNetwork), "returned"}} {
+		dead  string // what the other gets
+	}{{nil, "returned", ""}, {panics, "panicked", ""}, {exits, "exited", ""}, {fails(errRefused), "returned", ""}, {fails(errNetwork), "returned", deadText + "unexpected EOF"}} {
 		for _, well := range []bool{true, false} {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, test)
@@ -61,11 +65,14 @@ func TestSlotTurnsInATest(t *testing.T) {
 					t.Errorf("it %s, want %s", came, row.came)
 				}
 				w.well()
-				if err := <-got; err != nil {
-					t.Errorf("the other: %v", err)
+				if err := <-got; errText(err) != row.dead {
+					t.Errorf("the other: got %v, want %s", err, row.dead)
 				}
-				other.inState("open")
-				other.End(true)
+				if row.dead == "" {
+					other.inState("open")
+					other.End(true)
+				}
+				other.inState("idle")
 				w.endedOnce(t)
 			})
 		}
@@ -80,13 +87,14 @@ func TestSlotWaitInATest(t *testing.T) {
 				w := newWorld(t, test)
 				w.begin()
 				first := w
-				var nest *turn.Turn
+				var nest *Nest
+				var within func() *Nest
 				if nested {
-					nest = w.Nest(w.outer)
-					first = w.beside(nest)
+					nest, within = w.Nest(w.outer), w.innest
+					first = w.beside(within)
 					first.begin()
 				}
-				waits := w.beside(nest)
+				waits := w.beside(within)
 				ctx, end := context.WithCancel(background)
 				caller, a := background, waits.ask(ForStatement)
 				if who == "unit" {
@@ -107,11 +115,11 @@ func TestSlotWaitInATest(t *testing.T) {
 				}
 				waits.inState("idle")
 				if nested {
-					if !nest.Taken() {
+					if !nest.turn.Taken() {
 						t.Error("who waited gave back another's turn")
 					}
 					first.End(true)
-					if nest.Taken() {
+					if nest.turn.Taken() {
 						t.Error("the turn at the savepoint was not given back")
 					}
 				}
@@ -132,10 +140,10 @@ func TestSlotNest(t *testing.T) {
 		}
 		w.begin()
 		nest := w.Nest(w.outer)
-		if nest == nil || nest.Taken() || w.Nest(foreign.outer) != nil {
+		if nest == nil || nest.turn.Taken() || w.Nest(foreign.outer) != nil {
 			t.Fatal("the turn for what nests is not that of the open savepoint")
 		}
-		a, b := w.beside(nest), w.beside(nest)
+		a, b := w.beside(w.innest), w.beside(w.innest)
 		a.begin()
 		if inner := a.Nest(w.outer); inner == nil || inner == nest {
 			t.Error("what nests deeper has no turn of its own")
@@ -159,7 +167,7 @@ func TestSlotNest(t *testing.T) {
 		}
 		w.End(true)
 		log := strings.Join(w.d.Log(), "; ")
-		if want := "BEGIN; SAVEPOINT sqlreq_tx_1; SAVEPOINT sqlreq_tx_2; ROLLBACK TO SAVEPOINT sqlreq_tx_2; SAVEPOINT sqlreq_tx_3; RELEASE SAVEPOINT sqlreq_tx_3; RELEASE SAVEPOINT sqlreq_tx_1; SAVEPOINT sqlreq_tx_4; RELEASE SAVEPOINT sqlreq_tx_4"; log != want {
+		if want := "BEGIN; SAVEPOINT sqlreq_tx_1; SAVEPOINT sqlreq_tx_2; ROLLBACK TO SAVEPOINT sqlreq_tx_2; RELEASE SAVEPOINT sqlreq_tx_2; SAVEPOINT sqlreq_tx_3; RELEASE SAVEPOINT sqlreq_tx_3; RELEASE SAVEPOINT sqlreq_tx_1; SAVEPOINT sqlreq_tx_4; RELEASE SAVEPOINT sqlreq_tx_4"; log != want {
 			t.Errorf("got  %s\nwant %s", log, want)
 		}
 	})
@@ -171,10 +179,10 @@ func TestSlotNestFaults(t *testing.T) {
 		w := newWorld(t, test)
 		w.begin()
 		nest := w.Nest(w.outer)
-		inner := w.beside(nest)
+		inner := w.beside(w.innest)
 		w.at("SAVEPOINT sqlreq_tx_2", fault)
 		called(func() { inner.use(background) })
-		if nest.Taken() {
+		if nest.turn.Taken() {
 			t.Error("the turn at the savepoint was not given back")
 		}
 		inner.inState("idle")
@@ -214,7 +222,7 @@ func TestSlotInATestThatHasEnded(t *testing.T) {
 	if err := w.Lost(); err != nil {
 		t.Errorf("Lost: got %v", err)
 	}
-	if tx, err := w.Use(background, w.ask(ForCaller)); word(err) != "ended" || tx != w.outer {
+	if tx, err := w.Use(background, w.ask(ForCaller)); word(err) != "ended" || tx != nil {
 		t.Errorf("got %v, %v", tx, err)
 	}
 	w.End(true)

@@ -89,6 +89,7 @@ func (u *Unit) startWaiting(inside *asking, target *asked) error {
 	defer u.mu.Unlock()
 	for a := inside; a != nil; a = a.outer {
 		switch {
+		case a.over.Load(): // its context was kept, nobody waits for it any more
 		case a.asked == target:
 			return fmt.Errorf("%v uses what it is asked for, and would wait for itself; use what it is given, another key, or Registry.Do", a.asked)
 		case target.waitsFor(a.asked, nil):

@@ -141,7 +141,7 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 	s := sp.Slot()
 	ended := s.Ended()
 	defer func() { // also if a driver does not return
-		if s.Ended() != ended {
+		if s.Ended() != ended { // BeforeCommit functions from before the Atomic wait, as hooks do, for the next transaction
 			u.observe(u.noteEnd(s, sourceOf(s).at, nil))
 		}
 	}()

@@ -200,6 +200,7 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
 	defer func() {
 		r = u.noteEnd(s, at, committed)
+		u.dropBefores(s)
 		if r.Times != nil { // somebody wants to know
 			*results = append(*results, r)
 		}
@@ -214,7 +215,6 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 	if r.Stored {
 		u.Keep()
 	}
-	u.dropBefores(s)
 	if r.Outcome == txn.Unknown {
 		u.takeHooks(s) // they are dropped: neither kind runs
 	}

@@ -256,7 +256,7 @@ func three(t *testing.T) (*world, map[string]context.Context, map[string]Open) {
 		must(w.DB(background, at[name], keys[name]))(t) // known in this order
 	}
 	for _, name := range []string{"b", "c", "a"} {
-		opens[name] = must(w.Begin(background, at[name], keys[name], txn.ForStatement, nil))(t)
+		opens[name] = must(w.useAt(background, at[name], keys[name]))(t)
 		w.hooks(background, keys[name])
 	}
 	w.saw()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
@@ -53,6 +54,7 @@ type world struct {
 	ctx      context.Context // the host's
 	leave    context.CancelFunc
 	around   *Unit
+	within   Within
 	commits  func(status int, joined []any) bool // nil: yes
 	answered bool
 
@@ -78,6 +80,7 @@ func (w *world) inside() *world {
 
 func (w *world) Context() context.Context { return w.ctx }
 func (w *world) Outer() *Unit             { return w.around }
+func (w *world) Within() Within           { return w.within }
 func (w *world) Retryable(err error) bool { return errors.Is(err, errConflict) }
 func (w *world) Answered() bool           { return w.answered }
 func (w *world) Commits(status int, joined []any) bool {
@@ -141,6 +144,8 @@ type binding struct {
 	named    func() // called by Name
 	observed bool
 	hookCtx  context.Context // of the last hook that ran
+
+	afterBegin func(ctx, at context.Context, tx *sql.Tx) error
 }
 
 // bind returns a binding of the name with a database of its own.
@@ -184,6 +189,13 @@ func (b *binding) AskTxOptions(ctx, at context.Context) *sql.TxOptions {
 	return b.options(ctx, at)
 }
 
+func (b *binding) HasAfterBegin() bool { return b.afterBegin != nil }
+
+func (b *binding) RunAfterBegin(ctx, at context.Context, tx *sql.Tx) error {
+	_ = b.w.note(ctx, b.name+": AfterBegin")
+	return b.afterBegin(ctx, at, tx)
+}
+
 func (b *binding) Observe(u *Unit, r txn.Result) {
 	text := [...]string{"unknown", "committed", "rolled back", "refused", "ended"}[r.Outcome]
 	_ = b.w.note(background, fmt.Sprintf("%s was %s", b.name, text))
@@ -208,8 +220,17 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
+// use is the use of a statement that has returned.
 func (w *world) use(ctx context.Context, b *binding) (Open, error) {
-	return w.Begin(ctx, background, b, txn.ForStatement, nil)
+	return w.useAt(ctx, background, b)
+}
+
+func (w *world) useAt(ctx, at context.Context, b *binding) (Open, error) {
+	o, err := w.Begin(ctx, at, b, txn.ForStatement, nil)
+	if err == nil {
+		o.Done()
+	}
+	return o, err
 }
 
 // begin begins on b.
@@ -235,6 +256,18 @@ func (w *world) hooks(ctx context.Context, b *binding) {
 	w.hook(ctx, b, false, b.name+" -")
 }
 
+// before registers a BeforeCommit function, which is noted by its name.
+func (w *world) before(ctx context.Context, b *binding, name string, fn func(context.Context) error) {
+	w.t.Helper()
+	run := func(ctx context.Context) error {
+		if err := w.note(ctx, name); err != nil || fn == nil {
+			return err
+		}
+		return fn(ctx)
+	}
+	must(0, w.AddBefore(ctx, background, background, background, b, run))(w.t)
+}
+
 func (w *world) commit(b *binding) error {
 	return w.EndNow(background, background, background, b, true)
 }
@@ -253,6 +286,18 @@ func errText(err error) string {
 func fails(err error) func(context.Context) error {
 	return func(context.Context) error { return err }
 }
+
+// first fails at the first call only.
+func first(err error) func(context.Context) error {
+	var later atomic.Bool
+	return func(context.Context) error {
+		if later.Swap(true) {
+			return nil
+		}
+		return err
+	}
+}
+
 func panics(context.Context) error      { panic("a driver's panic") }
 func exits(context.Context) error       { runtime.Goexit(); return nil }
 func untilDone(c context.Context) error { return fakedb.UntilDone(c) }

@@ -1,7 +1,6 @@
 package unit
 
 import (
-	"context"
 	"testing"
 
 	"github.com/sqlreq/sqlreq/internal/txn"
@@ -80,15 +79,22 @@ func TestUnitRollbackPanicHooks(t *testing.T) {
 	w.check("")
 }
 
-// Savepoint with a panicking RELEASE: the savepoint is gone back to, or the transaction cannot be used.
+// A RELEASE that does not return leaves the savepoint open: others are refused, and
+// at the end everything is rolled back.
 func TestUnitReleasePanics(t *testing.T) {
 	w := newWorld(t)
 	a := w.bind("a")
 	w.begin(a)
 	w.at("a: RELEASE SAVEPOINT sqlreq_1", panics)
-	came := called(func() { w.Savepoint(background, background, a, func(context.Context) error { return nil }) })
-	t.Log(came, w.saw())
-	w.at("a: RELEASE SAVEPOINT sqlreq_1", nil)
-	t.Log(w.Savepoint(background, background, a, func(context.Context) error { return nil }))
-	t.Log(w.rollback(a))
+	if came := called(func() { w.Savepoint(background, background, a, fails(nil)) }); came != "panicked" {
+		t.Errorf("it %s", came)
+	}
+	if _, err := w.use(background, a); err == nil {
+		t.Error("a statement outside of the savepoint was not refused")
+	}
+	w.saw()
+	if err := w.Finish(200); errText(err) != `sqlreq: key "a": a Savepoint is still open, the transaction was rolled back` {
+		t.Errorf("got %v", err)
+	}
+	w.check("a: ROLLBACK; a was rolled back")
 }

@@ -69,7 +69,7 @@ func TestUnitAsksWithTheContexts(t *testing.T) {
 	w := newWorld(t)
 	ctx, at := context.WithValue(background, "k", "use"), context.WithValue(background, "k", "registry") //nolint:staticcheck
 	seen := func(c, r context.Context) {
-		if c != ctx || r != at {
+		if c.Value("k") != "use" || r != at || askingIn(c) == nil {
 			t.Errorf("got %v and %v", c.Value("k"), r.Value("k"))
 		}
 	}
@@ -77,7 +77,7 @@ func TestUnitAsksWithTheContexts(t *testing.T) {
 	route := a.route
 	a.route = func(c, r context.Context) (*sql.DB, error) { seen(c, r); return route(c, r) }
 	a.options = func(c, r context.Context) *sql.TxOptions { seen(c, r); return nil }
-	must(w.Begin(ctx, at, a, txn.ForStatement, nil))(t)
+	must(w.useAt(ctx, at, a))(t)
 	w.Abandon()
 }
 
@@ -134,9 +134,9 @@ func TestUnitRouteAsksAgain(t *testing.T) {
 	w := newWorld(t)
 	a := w.routed("a")
 	db := w.open("a")
-	ctx, end := context.WithCancel(background)
+	ctx, end := context.WithCancel(context.WithValue(background, "k", "first")) //nolint:staticcheck
 	a.route = func(c context.Context, _ context.Context) (*sql.DB, error) {
-		if c == ctx {
+		if c.Value("k") != nil {
 			end()
 			return nil, errPlain
 		}

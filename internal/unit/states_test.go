@@ -18,7 +18,10 @@ type stateTest struct {
 	a, b  *binding
 	o     Open            // of a, the last one
 	in    context.Context // inside of the open savepoint, or background
-	point *fakedb.Point   // of a COMMIT under way
+	point *fakedb.Point   // of a COMMIT, or a BeforeCommit function, under way
+
+	inFn   context.Context // that a BeforeCommit function under way was given
+	leaves chan bool       // closed for the function of an Atomic to return
 }
 
 // reach brings a new unit into a state. Each of the words adds to it.
@@ -36,6 +39,27 @@ func reach(t *testing.T, state string) *stateTest {
 		case "saved":
 			sp := must(s.o.source.slot.Save(background, background, s.o.Tx, "a"))(t)
 			s.in = sp.Context(background)
+		case "atomic":
+			// of which the function does not return before the end of the test
+			in := make(chan context.Context)
+			s.leaves = make(chan bool)
+			go s.Atomic(s.in, background, func(ctx context.Context) error {
+				in <- ctx
+				<-s.leaves
+				return errPlain
+			})
+			s.in = <-in
+		case "deciding":
+			s.point = fakedb.NewPoint()
+			s.before(s.in, s.a, "before", func(ctx context.Context) error { s.inFn = ctx; s.point.Wait(); return nil })
+			s.hooks(background, s.a)
+			go s.Finish(200)
+			s.point.Reached()
+		case "committing":
+			s.point = fakedb.NewPoint()
+			s.before(s.in, s.a, "before", func(ctx context.Context) error { s.inFn = ctx; s.point.Wait(); return nil })
+			go s.commit(s.a)
+			s.point.Reached()
 		case "failed":
 			s.Fail(background, errPlain)
 		case "gone":
@@ -89,19 +113,39 @@ var calls = map[string]func(*stateTest) string{
 	"EndOpen badly":  func(s *stateTest) string { return word(s.EndOpen(false)) },
 	"Finish":         func(s *stateTest) string { return word(s.Finish(200)) },
 	"Abandon":        func(s *stateTest) string { s.Abandon(); return "" },
-	"DB":             func(s *stateTest) string { _, err := s.DB(background, background, s.a); return word(err) },
-	"DB of another":  func(s *stateTest) string { _, err := s.DB(background, background, s.b); return word(err) },
-	"Fail":           func(s *stateTest) string { return word(s.Fail(background, errConflict)) },
-	"Keep":           func(s *stateTest) string { s.Keep(); return "" },
-	"Join":           func(s *stateTest) string { s.Join(s); return fmt.Sprint(len(s.joined())) },
-	"Met":            func(s *stateTest) string { s.Met(errConflict); return "" },
+	"Commit in fn": func(s *stateTest) string {
+		return word(s.EndNow(s.inFn, background, background, s.a, true))
+	},
+	"Commit another in fn": func(s *stateTest) string {
+		return word(s.EndNow(s.inFn, background, background, s.b, true))
+	},
+	"Rollback another": func(s *stateTest) string { return word(s.rollback(s.b)) },
+	"AddBefore": func(s *stateTest) string {
+		return word(s.AddBefore(s.in, background, background, background, s.a, fails(nil)))
+	},
+	"Atomic":        func(s *stateTest) string { return word(s.Atomic(s.in, background, fails(nil))) },
+	"Atomic around": func(s *stateTest) string { return word(s.Atomic(background, background, fails(nil))) },
+	"Begin around": func(s *stateTest) string {
+		o, err := s.use(background, s.a)
+		return word(err) + fmt.Sprint(" ", o.Tx != nil)
+	},
+	"RollbackOnly":  func(s *stateTest) string { return word(s.RollbackOnly(background, errConflict)) },
+	"DB":            func(s *stateTest) string { _, err := s.DB(background, background, s.a); return word(err) },
+	"DB of another": func(s *stateTest) string { _, err := s.DB(background, background, s.b); return word(err) },
+	"Fail":          func(s *stateTest) string { return word(s.Fail(background, errConflict)) },
+	"Keep":          func(s *stateTest) string { s.Keep(); return "" },
+	"Join":          func(s *stateTest) string { s.Join(s); return fmt.Sprint(len(s.joined())) },
+	"Met":           func(s *stateTest) string { s.Met(errConflict); return "" },
 	"questions": func(s *stateTest) string {
-		return fmt.Sprintf("%v %v %q %v %d", s.Over(), s.CommitFailed(), s.FirstKey(), s.gaveUp(), len(s.joined()))
+		return fmt.Sprintf("%v %v %v %v %v %q %v %d", s.Over(), s.Begun(s.a), s.Begun(s.b), s.AnswerStands(), s.CommitFailed(), s.FirstKey(), s.gaveUp(), len(s.joined()))
 	},
 }
 
 func (s *stateTest) beginOn(b *binding, why txn.Purpose) string {
-	_, err := s.Begin(background, background, b, why, nil)
+	o, err := s.Begin(s.in, background, b, why, nil)
+	if err == nil && why == txn.ForStatement {
+		o.Done()
+	}
 	return word(err)
 }
 
@@ -112,7 +156,7 @@ func (s *stateTest) addHook(b *binding) string {
 // describe says in which state the unit is.
 func (s *stateTest) describe() string {
 	s.Unit.mu.Lock()
-	text := [...]string{"running", "ending", "ended"}[s.state]
+	text := [...]string{"running", "deciding", "ending", "ended"}[s.state]
 	if s.used.Load() == nil {
 		text += " unused"
 	}
@@ -154,6 +198,9 @@ func callIn(t *testing.T, state, call string) stateRow {
 	row := stateRow{call, <-got, s.saw(), s.describe()}
 	if s.point != nil {
 		s.point.Release()
+	}
+	if s.leaves != nil {
+		close(s.leaves)
 	}
 	synctest.Wait()
 	s.at("a: COMMIT", nil)

@@ -10,6 +10,14 @@ func (*Full) Error() string { return "database or disk is full (13)" }
 // Code is the method of modernc.org/sqlite.
 func (*Full) Code() int { return 13 }
 
+// IOErr is SQLITE_IOERR, after which a COMMIT may be on the disk or not.
+type IOErr struct{}
+
+func (*IOErr) Error() string { return "disk I/O error (10)" }
+
+// Code is the method of modernc.org/sqlite.
+func (*IOErr) Code() int { return 10 }
+
 // NoTx is what SQLite answers a COMMIT or ROLLBACK outside of a transaction.
 type NoTx struct{}
 
@@ -60,11 +68,3 @@ type Timeout struct {
 func NewTimeout() *Timeout { return &Timeout{1205, [5]byte([]byte("HY000"))} }
 
 func (*Timeout) Error() string { return "Error 1205 (HY000): Lock wait timeout exceeded" }
-
-// IOErr is what SQLite answers a COMMIT that may be on the disk.
-type IOErr struct{}
-
-func (*IOErr) Error() string { return "disk I/O error (10)" }
-
-// Code is the method of modernc.org/sqlite.
-func (*IOErr) Code() int { return 10 }
