@@ -289,3 +289,20 @@ func TestUnitAfterBeginFails(t *testing.T) {
 		w.check("a: BEGIN; a: AfterBegin; a: COMMIT; a was committed; a +")
 	}
 }
+
+// A Route may use an Atomic, which lays its savepoints where others have begun.
+func TestUnitRouteUsesAtomic(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.routed("a"), w.bind("b")
+	w.begin(b)
+	db := w.open("a")
+	a.route = func(ctx, at context.Context) (*sql.DB, error) {
+		return db, w.Atomic(ctx, at, func(ctx context.Context) error { _, err := w.use(ctx, b); return err })
+	}
+	w.begin(a)
+	w.check("b: BEGIN; a: Route; b: SAVEPOINT sqlreq_1; b: RELEASE SAVEPOINT sqlreq_1; a: BEGIN")
+	if n := len(w.beginOf(w.known(b)).waits); n != 0 || len(w.known(a).choice.asked.waits) != 0 {
+		t.Error("somebody waits still")
+	}
+	w.Abandon()
+}
