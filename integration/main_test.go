@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq/integration/conformance"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 func TestMain(m *testing.M) {

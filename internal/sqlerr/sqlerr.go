@@ -95,7 +95,7 @@ func Unreachable(err error) bool {
 		case "53300", "57P01", "57P02", "57P03": // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now
 			return true
 		}
-		return c.broken || strings.HasPrefix(c.state, "08") || c.mysql == mysqlTooManyConns || c.mysql == mysqlTooManyOfUser
+		return c.broken || strings.HasPrefix(c.state, "08") || strings.HasPrefix(c.mysqlState, "08") || c.mysql == mysqlTooManyConns || c.mysql == mysqlTooManyOfUser
 	})
 }
 

@@ -51,11 +51,6 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
-	if a.Purpose == ForStatement {
-		if tx := s.join(a); tx != nil {
-			return tx, nil
-		}
-	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
@@ -72,19 +67,18 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// join is Use without the turn, for a further statement of the key that began the
+// Join is Use without the turn, for a further statement of the key that began the
 // transaction, while nobody is at it. Who takes the turn after it was looked at
 // sees, by the mutex, that the statement is under way. It returns nil where there
-// is more to look at.
-func (s *Slot) join(a *Ask) *sql.Tx {
+// is more to look at, by Use.
+func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != open || s.names > 0 || s.closed || s.by != a.Opener || s.turn.Taken() {
-		return nil
+	if s.state != open || s.names > 0 || s.closed || s.by != opener || s.turn.Taken() {
+		return nil, false
 	}
-	a.RollsBack = s.EndsWithRollback()
 	s.running.Add(1)
-	return s.tx
+	return s.tx, s.EndsWithRollback()
 }
 
 // used notes that the transaction was given to somebody.
@@ -110,10 +104,13 @@ func (s *Slot) shared(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if err := s.mayShare(a, tx, aborted); err != nil {
 		return nil, err
 	}
-	if a.Purpose != ForSavepoint && s.around(ctx) != innermost {
-		return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
+	switch around := s.around(ctx); {
+	case a.Purpose == ForSavepoint, around == innermost:
+		return tx, nil
+	case innermost == nil:
+		return nil, fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", a.Opener.Name())
 	}
-	return tx, nil
+	return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
 }
 
 // mayShare returns why a may not use the transaction that is open, nil if it may.

@@ -143,6 +143,7 @@ func (s *Slot) end(e *ending) {
 	}
 	if s.test != nil {
 		s.test.closeNest(e.unit)
+		_ = s.Quiet(e.unit, e.unit) // one that came after ROLLBACK TO would be the test's; no *sql.Tx that has ended refuses it
 	}
 	defer s.settle(e, asked)
 	defer s.giveUp(e)
@@ -183,7 +184,8 @@ func (s *Slot) rollBack(e *ending) {
 		return
 	}
 	checked := *e
-	if s.send(e, sentRollback); e.answer != none {
+	s.send(e, sentRollback)
+	if e.answer != none && (checked.answer != lost || e.answer != gone) {
 		checked.err = cmp.Or(e.err, checked.err)
 		*e = checked // which says more than the answer to ROLLBACK
 	}
@@ -288,7 +290,7 @@ func (s *Slot) note(e *ending) {
 	s.mu.Lock()
 	k := known{
 		late:      e.late,
-		aborted:   s.reason != nil,
+		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
 		handedOut: s.handedOut,
 		readOnly:  e.well && !tried && e.cause == nil,
 	}
@@ -314,8 +316,8 @@ func (s *Slot) note(e *ending) {
 // makes texts of the driver's errors, and is called without the mutex.
 func (s *Slot) failureOf(e *ending, o Outcome) *failure {
 	err := s.why(e, o)
-	switch unheard := o == RolledBack && e.answer == lost; {
-	case unheard:
+	switch {
+	case o == RolledBack && answerOf(e.err) == lost: // also if Guard's check was answered, and ROLLBACK was not
 		return &failure{err, e.err}
 	case err != nil:
 		return &failure{err: err}

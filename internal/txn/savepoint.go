@@ -29,6 +29,8 @@ type Savepoint struct {
 	group   *Group     // of a Savepoint that stands for those of several slots in a context; otherwise nil
 	bottom  bool       // the whole transaction, begun inside of a group: no statement, going back is ROLLBACK
 
+	given context.Context // to its function; written by Context, before that runs
+
 	state savepointState // guarded by slot.mu; from open to one of the others once, by end
 }
 
@@ -41,9 +43,17 @@ func Inside(ctx context.Context) *Savepoint {
 	return sp
 }
 
-// Context returns ctx as that of a function inside of sp.
+// Context returns ctx as that of the function inside of sp.
 func (sp *Savepoint) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, savepointKey{}, sp)
+	sp.given = context.WithValue(ctx, savepointKey{}, sp)
+	return sp.given
+}
+
+// IsGiven reports whether ctx is the very context that the function inside of a
+// savepoint was given.
+func IsGiven(ctx context.Context) bool {
+	sp := Inside(ctx)
+	return sp != nil && sp.given == ctx
 }
 
 // of returns sp, or the innermost savepoint that its context is inside of, if it

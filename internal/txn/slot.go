@@ -22,8 +22,9 @@
 // There is one way in, [Slot.End]; the two ends of a savepoint have the same
 // table. What was sent, what came back and what else is known decide, in one
 // function (judge). E: a statement of a key met an error that may have ended the
-// transaction, and nothing ran beside it or after it. H: its *sql.Tx was handed
-// out, so that nobody can tell what ran after such an end.
+// transaction, and nothing ran beside it or after it; or its begin was refused, so
+// that nobody was given it. H: its *sql.Tx was handed out, so that nobody can tell
+// what ran after such an end.
 //
 //	sent                          what came back                  what became of it
 //	COMMIT, and RELEASE of a      success                         Committed
@@ -40,7 +41,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //	Guard's ROLLBACK TO, before   success, the server's refusal   RolledBack
 //	ROLLBACK                      there is none                   RolledBack with E and without H; else Ended
-//	                              any other error                 RolledBack; Ended with H
+//	                              any other error                 as the answer to ROLLBACK if that is "there is
+//	                                                              none"; else RolledBack, Ended with H
 //	                              it did not return               Unknown
 //	                              it was ended through *sql.Tx    Ended
 //	ROLLBACK, without Guard, and  success, any other error        RolledBack
@@ -90,7 +92,7 @@ var (
 	ErrBegun = errors.New("sqlreq: the transaction has begun")
 	// ErrFinished: the slot is closed.
 	ErrFinished = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
-	// ErrTxEnded: the transaction was ended through *sql.Tx.
+	// ErrTxEnded: the transaction was ended through *sql.Tx; endedByServer is one with another text.
 	ErrTxEnded = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
 )
 

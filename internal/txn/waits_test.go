@@ -321,3 +321,9 @@ func TestSlotJoin(t *testing.T) {
 	w.Done() // of the one that was prepared
 	w.End(true)
 }
+
+// join is Join by who asks.
+func (s *Slot) join(a *Ask) (tx *sql.Tx) {
+	tx, a.RollsBack = s.Join(a.Opener)
+	return tx
+}

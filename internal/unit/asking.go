@@ -48,6 +48,9 @@ func (u *Unit) Asking(ctx context.Context) (asked, running bool) {
 // ask calls a function of the program about a, with a context that tells so.
 func (u *Unit) ask(ctx context.Context, a *asked, fn func(context.Context)) {
 	call := &asking{unit: u, asked: a, outer: askingIn(ctx)}
+	asking := &u.used.Load().asking
+	asking.Add(1)
+	defer asking.Add(-1)
 	defer call.over.Store(true)
 	fn(context.WithValue(ctx, askingKey{}, call))
 }

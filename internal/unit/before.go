@@ -65,11 +65,11 @@ func (u *Unit) next(slots ...*txn.Slot) *before {
 
 // indexOfNext is that of next in seldom.befores, -1 if there is none. The caller holds u.mu.
 func (u *Unit) indexOfNext(slots []*txn.Slot) int {
-	use := u.used.Load()
-	if use == nil || use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return -1
 	}
-	return slices.IndexFunc(use.seldom.befores, func(f before) bool {
+	return slices.IndexFunc(rare.befores, func(f before) bool {
 		s := f.source.slot
 		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Open() && !f.inside.Undone(s)
 	})
@@ -77,17 +77,17 @@ func (u *Unit) indexOfNext(slots []*txn.Slot) int {
 
 // dropBefores forgets the functions of the transaction that has just ended in s.
 func (u *Unit) dropBefores(s *txn.Slot) {
-	use := u.used.Load()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	n := s.Ended()
-	use.seldom.befores = slices.DeleteFunc(use.seldom.befores, func(f before) bool {
+	rare.befores = slices.DeleteFunc(rare.befores, func(f before) bool {
 		return f.source.slot == s && f.since < n
 	})
-	use.seldom.order = slices.DeleteFunc(use.seldom.order, func(o *txn.Slot) bool { return o == s })
+	rare.order = slices.DeleteFunc(rare.order, func(o *txn.Slot) bool { return o == s })
 }
 
 // decision is the run of BeforeCommit functions, as their contexts tell.
@@ -104,7 +104,7 @@ func (u *Unit) runBefores(ctx context.Context, slots ...*txn.Slot) error {
 	d := &decision{unit: u}
 	defer d.over.Store(true)
 	for {
-		if err := cmp.Or(u.Err(), ctx.Err(), u.host.Context().Err()); err != nil {
+		if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
 			return err
 		}
 		f := u.next(slots...)
@@ -129,6 +129,9 @@ func (u *Unit) decide() bool {
 
 // startDeciding reports whether there are functions to run.
 func (u *Unit) startDeciding() bool {
+	if u.ifRare() == nil {
+		return false
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state >= ending || u.indexOfNext(nil) < 0 {
@@ -145,11 +148,11 @@ func (u *Unit) mayEndNow(ctx context.Context, what, key string, slots ...*txn.Sl
 	d, _ := ctx.Value(decisionKey{}).(*decision)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.used.Load()
+	use, rare := u.used.Load(), u.ifRare()
 	switch {
 	case use == nil:
 		return nil
-	case u.state == deciding, d != nil && d.unit == u && !d.over.Load(), use.seldom != nil && meet(use.seldom.deciding, slots):
+	case u.state == deciding, d != nil && d.unit == u && !d.over.Load(), rare != nil && meet(rare.deciding, slots):
 		return fmt.Errorf("sqlreq: %s on key %q while BeforeCommit functions run; return from them first", what, key)
 	case use.atomic.Load() != nil:
 		return fmt.Errorf("sqlreq: %s on key %q inside of an Atomic; return from its function first", what, key)
@@ -189,11 +192,11 @@ func (u *Unit) undecided(slots ...*txn.Slot) bool {
 // without: those without are committed first, then the others in the order in which
 // the last function of each has run.
 func (u *Unit) place(s *txn.Slot) int {
-	use := u.used.Load()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return 0
 	}
-	return slices.Index(use.seldom.order, s) + 1
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Index(rare.order, s) + 1
 }

@@ -27,12 +27,22 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err != nil {
 		return Open{}, err
 	}
+	group, err := u.groupFor(ctx, s)
+	if err != nil {
+		return Open{}, err
+	}
+	if why == txn.ForStatement {
+		if tx, rollsBack := s.slot.Join(s); tx != nil {
+			return Open{tx, rollsBack, u, s}, nil
+		}
+	}
 	ask := txn.Ask{
 		Opener:  s,
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
 		Begins:  &u.used.Load().begins,
+		Group:   group,
 	}
 	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
@@ -44,9 +54,6 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
-	}
-	if ask.Group, err = u.groupFor(ctx, s); err != nil {
-		return Open{}, err
 	}
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
@@ -87,7 +94,7 @@ func (u *Unit) beginOf(s *Source) *asked {
 // mayUse returns an error if a use of s with ctx, which takes the slot's turn, would
 // wait for itself: one in an AfterBegin, or in a Route that another one waits for.
 func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
-	if askingIn(ctx) == nil {
+	if u.used.Load().asking.Load() == 0 || askingIn(ctx) == nil {
 		return nothing, nil
 	}
 	return u.mayWait(ctx, u.beginOf(s))

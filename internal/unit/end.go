@@ -17,10 +17,14 @@ func (u *Unit) Finish(status int) error {
 	return u.finish(u.Err() == nil && u.host.Commits(status, u.joined()))
 }
 
-// Abandon ends the unit when the program has not returned: what is open is rolled back.
-func (u *Unit) Abandon() { _ = u.finish(false) }
+// Abandon ends the unit when the program has not returned: what is open is rolled
+// back. It returns the first failure.
+func (u *Unit) Abandon() error { return u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
+	if u.used.Load() == nil && u.endUnused() {
+		return u.Err()
+	}
 	started := false
 	for !started {
 		commit = commit && u.decide()
@@ -42,6 +46,17 @@ func (u *Unit) finish(commit bool) error {
 	return u.result()
 }
 
+// endUnused ends a unit that has used nothing, and reports whether it is one.
+func (u *Unit) endUnused() bool {
+	u.mu.Lock()
+	unused := u.state == running && u.used.Load() == nil
+	if unused {
+		u.state = ended
+	}
+	u.mu.Unlock()
+	return unused
+}
+
 // startEnding reports whether there is anything to end. again is true if a
 // BeforeCommit function is to run first.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
@@ -49,9 +64,6 @@ func (u *Unit) startEnding(commit bool) (started, again bool) {
 	defer u.mu.Unlock()
 	switch {
 	case u.state >= ending:
-		return false, false
-	case u.used.Load() == nil:
-		u.state = ended
 		return false, false
 	case commit && u.host.Context().Err() == nil && u.indexOfNext(nil) >= 0:
 		return false, true
@@ -115,18 +127,19 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		slices.SortFunc(open, u.inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
-	var one [1]txn.Result
-	results := one[:0]
-	returned := false
+	var results []txn.Result
+	n := 0 // ends have returned
 	defer func() {
-		if !returned { // a driver did not
-			u.dropHooks(open)
-		}
 		for _, r := range results {
 			u.observe(r)
 		}
 	}()
-	defer func() { u.rollBack(open[len(results):], &results) }()
+	defer func() {
+		if n < len(open) { // a driver did not return
+			defer u.dropHooks(open)
+			u.rollBack(open[n+1:], &results)
+		}
+	}()
 	var committed []string
 	for _, s := range open {
 		r := u.end(s, sourceOf(s).at, commit, committed, &results)
@@ -134,8 +147,8 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
+		n++
 	}
-	returned = true
 	return commit
 }
 
@@ -182,13 +195,15 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 }
 
 // end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. It is added to results, also if a
-// driver does not return. The caller has the turn, or has closed s.
+// Err of the result is that for the program. It is added to results if somebody
+// wants to know, also if a driver does not return. The caller has the turn, or has closed s.
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
 	defer func() {
 		r = u.noteEnd(s, at, committed)
 		u.dropBefores(s)
-		*results = append(*results, r)
+		if r.Times != nil { // somebody wants to know
+			*results = append(*results, r)
+		}
 	}()
 	s.End(u.host.Context(), well)
 	return r
@@ -268,8 +283,7 @@ func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (ho
 		return nil, err
 	}
 	defer done()
-	var one [1]txn.Result
-	results := one[:0]
+	var results []txn.Result
 	defer func() {
 		for _, r := range results {
 			u.observe(r)
