@@ -226,6 +226,7 @@ func TestSlotOutlivesTheContexts(t *testing.T) {
 			a := w.ask(ForStatement)
 			a.Unit = unit
 			must(w.Use(ctx, a))(t)
+			w.Done()
 			end()
 			endUnit()
 			synctest.Wait()

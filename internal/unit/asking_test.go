@@ -6,6 +6,8 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
 const (
@@ -160,6 +162,7 @@ func TestAskedWaitsFor(t *testing.T) {
 // Who has waited waits no more, so that the other way round is no circle then.
 func TestUnitStopsWaiting(t *testing.T) {
 	w := newWorld(t)
+	w.Join("x") // so that something is used
 	a, b := &asked{function: "A", binding: w.bind("a")}, &asked{function: "B", binding: w.bind("b")}
 	w.ask(background, a, func(inA context.Context) {
 		done, err := w.mayWait(inA, b)
@@ -213,9 +216,11 @@ func TestUnitAskingIsOver(t *testing.T) {
 	if asked, running := w.Asking(background); asked || running {
 		t.Errorf("another context: got %v, %v", asked, running)
 	}
-	if _, err := w.use(kept, a); err != nil {
-		t.Errorf("with the context that was kept: got %v", err)
-	}
+	w.ask(background, new(asked), func(context.Context) { // while another one is asked
+		if _, err := w.Begin(kept, background, a, txn.ForCaller, nil); err != nil {
+			t.Errorf("with the context that was kept: got %v", err)
+		}
+	})
 	if err := w.EndNow(kept, background, background, a, true); err != nil {
 		t.Errorf("Commit with it: got %v", err)
 	}
