@@ -237,7 +237,7 @@ var cells = []cell{
 	{guarded, "H", false, rollbackToGuard, fails(errNetwork), "ended, stored", serverText, guardedBack},
 	{guarded, "H E", false, rollbackToGuard, fails(errNetwork), "ended, stored", serverText, guardedBack},
 	{guarded, "", false, "ROLLBACK", fails(errNoTx), "rolled back", "", guardedBack}, // the check says more
-	{guarded, "H", false, "ROLLBACK", fails(errNetwork), "rolled back", "", guardedBack},
+	{guarded, "H", false, "ROLLBACK", fails(errNetwork), "rolled back, unheard", "", guardedBack},
 	{guarded, "", false, rollbackToGuard, panics, "unknown, panicked", gaveUp, guardedBack},
 	{guarded, "", false, rollbackToGuard, exits, "unknown, exited", gaveUp, guardedBack},
 	{guarded, "", false, "ROLLBACK", panics, "unknown, panicked", gaveUp, guardedBack},
@@ -401,6 +401,48 @@ func describeResult(r Result, came string) string {
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+// Where Guard's check is not answered, the answer to ROLLBACK says more if there is none.
+func TestSlotRollbackSaysMore(t *testing.T) {
+	for _, row := range []struct {
+		before string
+		answer error // to ROLLBACK
+		want   string
+		err    string
+	}{
+		{"", errNoTx, "ended, stored", serverText},
+		{"E", errNoTx, "rolled back", ""},
+		{"H", errNoTx, "ended, stored", serverText},
+		{"H E", errNoTx, "ended, stored", serverText},
+		{"", errRefused, "rolled back", ""},
+		{"H", errRefused, "ended, stored", serverText},
+		{"H", nil, "ended, stored", serverText},
+	} {
+		w := newWorld(t, guarded)
+		e := w.prepare(w.begin(), cell{before: row.before})
+		w.at(rollbackToGuard, fails(errNetwork))
+		w.at("ROLLBACK", fails(row.answer))
+		w.end(e)
+		r := w.Last()
+		if got := describeResult(r, "returned"); got != row.want || errText(r.Err) != row.err {
+			t.Errorf("%s, %v: got %s: %v", row.before, row.answer, got, r.Err)
+		}
+	}
+}
+
+// A begin that was refused is a rollback, whatever ROLLBACK says: nothing ran in it.
+func TestSlotRefusedSaysNothing(t *testing.T) {
+	for _, answer := range []error{errNoTx, errNetwork, errRefused} {
+		w := newWorld(t, guarded)
+		w.at(saveGuard, fails(errPlain))
+		w.at("ROLLBACK", fails(answer))
+		_, err := w.use(background)
+		want := map[bool]string{true: "rolled back, unheard", false: "rolled back"}[answer == errNetwork]
+		if got := resultIn(err); got != want+" without times: plain" {
+			t.Errorf("%v: got %s", answer, got)
+		}
+	}
 }
 
 // The driver's error of COMMIT is the Err itself, and what aborted the transaction is in it.

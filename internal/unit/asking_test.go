@@ -6,6 +6,8 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+
+	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
 const (
@@ -160,6 +162,7 @@ func TestAskedWaitsFor(t *testing.T) {
 // Who has waited waits no more, so that the other way round is no circle then.
 func TestUnitStopsWaiting(t *testing.T) {
 	w := newWorld(t)
+	w.Join("x") // so that something is used
 	a, b := &asked{function: "A", binding: w.bind("a")}, &asked{function: "B", binding: w.bind("b")}
 	w.ask(background, a, func(inA context.Context) {
 		done, err := w.mayWait(inA, b)
@@ -213,9 +216,11 @@ func TestUnitAskingIsOver(t *testing.T) {
 	if asked, running := w.Asking(background); asked || running {
 		t.Errorf("another context: got %v, %v", asked, running)
 	}
-	if _, err := w.use(kept, a); err != nil {
-		t.Errorf("with the context that was kept: got %v", err)
-	}
+	w.ask(background, new(asked), func(context.Context) { // while another one is asked
+		if _, err := w.Begin(kept, background, a, txn.ForCaller, nil); err != nil {
+			t.Errorf("with the context that was kept: got %v", err)
+		}
+	})
 	if err := w.EndNow(kept, background, background, a, true); err != nil {
 		t.Errorf("Commit with it: got %v", err)
 	}
@@ -288,4 +293,21 @@ func TestUnitAfterBeginFails(t *testing.T) {
 		w.Finish(200)
 		w.check("a: BEGIN; a: AfterBegin; a: COMMIT; a was committed; a +")
 	}
+}
+
+// A Route may use an Atomic, which lays its savepoints where others have begun.
+func TestUnitRouteUsesAtomic(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.routed("a"), w.bind("b")
+	w.begin(b)
+	db := w.open("a")
+	a.route = func(ctx, at context.Context) (*sql.DB, error) {
+		return db, w.Atomic(ctx, at, func(ctx context.Context) error { _, err := w.use(ctx, b); return err })
+	}
+	w.begin(a)
+	w.check("b: BEGIN; a: Route; b: SAVEPOINT sqlreq_1; b: RELEASE SAVEPOINT sqlreq_1; a: BEGIN")
+	if n := len(w.beginOf(w.known(b)).waits); n != 0 || len(w.known(a).choice.asked.waits) != 0 {
+		t.Error("somebody waits still")
+	}
+	w.Abandon()
 }

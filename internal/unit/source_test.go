@@ -280,3 +280,19 @@ func TestUnitFirstKeyOfNone(t *testing.T) {
 		t.Errorf("the first key is %q", w.FirstKey())
 	}
 }
+
+// An explicit Commit asks Route where something is open, and returns its error.
+func TestUnitCommitAsksRoute(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.bind("a"), w.routed("b")
+	b.route = func(context.Context, context.Context) (*sql.DB, error) { return nil, errPlain }
+	if err := w.commit(b); err != nil {
+		t.Errorf("with nothing open: got %v", err)
+	}
+	w.begin(a)
+	if err := w.commit(b); errText(err) != `sqlreq: begin on key "b": plain` {
+		t.Errorf("got %v", err)
+	}
+	w.check("a: BEGIN; b: Route")
+	w.Abandon()
+}
