@@ -92,7 +92,7 @@ func (u *Unit) startWaiting(inside *asking, target *asked) error {
 		switch {
 		case a.over.Load(): // its context was kept, nobody waits for it any more
 		case a.asked == target:
-			return fmt.Errorf("%v uses what it is asked for, and would wait for itself; use what it is given, another key, or Registry.Do", a.asked)
+			return fmt.Errorf("%v uses the key %q and would wait for itself; use what it is given, another key, or Registry.Do", inside.asked, target.binding.Name())
 		case target.waitsFor(a.asked, nil):
 			return fmt.Errorf("%v waits for %v, which waits for it in turn; they would wait for each other", a.asked, target)
 		}
