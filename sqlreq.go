@@ -267,7 +267,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		if t.body != nil {
 			x.scope.req.Body = t.view
 		}
-		again = x.serve(m.next, w, r, t)
+		again = x.serve(m.next, w, r, &t)
 	}
 }
 
@@ -494,8 +494,8 @@ type attempts struct {
 	view io.ReadCloser // of the body, for the next attempt
 }
 
-func newAttempts(p *Retry) *attempts {
-	t := &attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
+func newAttempts(p *Retry) attempts {
+	t := attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
 	if p.Attempts > 1 {
 		t.Start = time.Now()
 	}

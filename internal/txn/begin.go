@@ -219,12 +219,19 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) error {
 	if !s.by.Guarded() {
 		return nil
 	}
-	_, err = tx.ExecContext(ctx, dialect.Savepoint(guardName))
+	_, err = tx.ExecContext(ctx, guardSavepoint)
 	return err
 }
 
 // guardName is that of Guard's savepoint.
 const guardName = "sqlreq_guard"
+
+// The statements about Guard's savepoint, made once.
+var (
+	guardSavepoint  = dialect.Savepoint(guardName)
+	guardRelease    = dialect.Release(guardName)
+	guardRollbackTo = dialect.RollbackTo(guardName)
+)
 
 func (s *Slot) setTx(tx *sql.Tx) {
 	s.mu.Lock()

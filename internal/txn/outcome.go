@@ -201,9 +201,9 @@ func (s *Slot) send(e *ending, what sent) {
 func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
 	case what == sentCheck:
-		return s.exec(context.Background(), dialect.Release(guardName))
+		return s.exec(context.Background(), guardRelease)
 	case what == sentRollbackCheck:
-		return s.execRollback(unit, dialect.RollbackTo(guardName))
+		return s.execRollback(unit, guardRollbackTo)
 	case s.test != nil && what == sentCommit:
 		return s.exec(context.Background(), dialect.Release(s.test.name))
 	case what == sentCommit:
