@@ -238,7 +238,8 @@ type attempt struct {
 
 func (x *attempt) init(a *access, outer *scope, w http.ResponseWriter, r *http.Request, n int) {
 	x.Init(w, r, a.reg.holdLimit())
-	x.scope = scope{Context: r.Context(), outer: outer, access: a, unit: &x.unit}
+	s := &x.scope // field by field: a composite literal would be built apart and copied
+	s.Context, s.outer, s.access, s.unit = r.Context(), outer, a, &x.unit
 	x.unit.Init(x, n)
 }
 

@@ -255,7 +255,7 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 	}
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
-		r := s.Last()
+		r := s.Result()
 		refused.Result, a.Refused = &r, &r
 	}
 	if s.closed.Load() {
@@ -269,7 +269,6 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 // closes ends it; a is given it if it may be.
 func (s *Slot) begun(a *Ask, tx *sql.Tx, may bool) (_ *sql.Tx, closed bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if tx != nil {
 		s.tx = tx
 	}
@@ -281,5 +280,7 @@ func (s *Slot) begun(a *Ask, tx *sql.Tx, may bool) (_ *sql.Tx, closed bool) {
 	if may && !closed {
 		s.give(a)
 	}
-	return s.tx, closed
+	tx = s.tx
+	s.mu.Unlock()
+	return tx, closed
 }

@@ -248,24 +248,27 @@ func (s *Slot) InSavepoint() bool {
 // for: it may take long, and whoever sent it ends what it began. Close waits for a
 // Commit, a Rollback, and the begin or the end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
-	if s.shut() {
-		return false
+	isOpen, wait := s.shut()
+	if !wait {
+		return isOpen
 	}
 	_ = s.turn.Lock(context.Background()) // which does not end
 	s.turn.Unlock()
 	return s.Open()
 }
 
-// shut closes the slot and reports whether a BEGIN is under way.
-func (s *Slot) shut() bool {
+// shut closes the slot, and reports whether a transaction is open, or whether that
+// is known only when the turn is free. Who takes the turn from now on sees that the
+// slot is closed, and gives it back at once.
+func (s *Slot) shut() (isOpen, wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed.Store(true)
-	if s.state != beginning {
-		return false
+	if s.state == beginning {
+		s.cancel()
+		return false, false
 	}
-	s.cancel()
-	return true
+	return s.tx != nil, s.turn.Taken()
 }
 
 // Note remembers what the error of a statement on tx says about the transaction.
@@ -304,6 +307,9 @@ func (s *Slot) becomeQuiet() {
 // or has closed the slot, so that none comes meanwhile. If the unit's context or
 // ctx ends first it returns the error of that.
 func (s *Slot) Quiet(ctx, unit context.Context) error {
+	if s.closed.Load() && s.running.Load() == 0 {
+		return nil // Close has taken the mutex since the last one began
+	}
 	quiet := s.whenQuiet()
 	if s.running.Load() == 0 {
 		return nil
