@@ -31,7 +31,8 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err != nil {
 		return Open{}, err
 	}
-	if why == txn.ForStatement {
+	use := u.used.Load()
+	if why == txn.ForStatement && use.begins.Load() > 0 {
 		if tx, rollsBack := s.slot.Join(s); tx != nil {
 			return Open{tx, rollsBack, u, s}, nil
 		}
@@ -41,7 +42,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
-		Begins:  &u.used.Load().begins,
+		Begins:  &use.begins,
 		Group:   group,
 	}
 	if why == txn.WithOptions { // nobody has waited for those of the binding
