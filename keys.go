@@ -403,7 +403,7 @@ func (k Key) DB(ctx context.Context) (*sql.DB, error) {
 
 // ExecContext runs a statement in the request's transaction, as [sql.Tx.ExecContext] does.
 func (k Key) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) })
+	return run(ctx, k, txn.PurposeOf(query), func(tx *sql.Tx) (sql.Result, error) { return tx.ExecContext(ctx, query, args...) })
 }
 
 // PrepareContext prepares a statement in the request's transaction, as
@@ -417,14 +417,14 @@ func (k Key) PrepareContext(ctx context.Context, query string) (*sql.Stmt, error
 // [sql.Tx.QueryContext] does. Close the rows before an explicit [Commit] or a
 // [Savepoint]: these wait until a query has returned, not until its rows are closed.
 func (k Key) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (*sql.Rows, error) { return tx.QueryContext(ctx, query, args...) })
+	return run(ctx, k, txn.PurposeOf(query), func(tx *sql.Tx) (*sql.Rows, error) { return tx.QueryContext(ctx, query, args...) })
 }
 
 // QueryRowContext runs a query for one row in the request's transaction, as
 // [sql.Tx.QueryRowContext] does. If the transaction cannot be begun, Scan
 // returns the error.
 func (k Key) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	row, err := run(ctx, k, txn.ForStatement, func(tx *sql.Tx) (*sql.Row, error) {
+	row, err := run(ctx, k, txn.PurposeOf(query), func(tx *sql.Tx) (*sql.Row, error) {
 		row := tx.QueryRowContext(ctx, query, args...)
 		return row, row.Err()
 	})

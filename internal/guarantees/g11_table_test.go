@@ -113,6 +113,9 @@ func (c cell) database() *fakedb.DB {
 		if text == "DEADLOCK" {
 			return &mysqlite.MySQL{Number: 1213}
 		}
+		if text == "BROKEN" {
+			return &mysqlite.SQLite{Result: 2067}
+		}
 		err := answers[text]
 		if text == "ROLLBACK" {
 			clear(answers)
@@ -463,8 +466,25 @@ func TestG11TableEachAnswerThatThereIsNone(t *testing.T) {
 	}
 }
 
+// statement runs one through the Key.
+func statement(text string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := sqlreqtest.Main.ExecContext(ctx, text)
+		return err
+	}
+}
+
+// broken runs a statement that breaks a constraint of SQLite.
+func broken(ctx context.Context) error {
+	if _, err := sqlreqtest.Main.ExecContext(ctx, "BROKEN"); err == nil {
+		return errors.New("no error")
+	}
+	return nil
+}
+
 // Whatever hands the *sql.Tx out is H: after a deadlock met by a Key, Guard's "there
-// is none" is an unknown outcome. What does not hand it out is none.
+// is none" is an unknown outcome. So is what may have ended the transaction before
+// without telling, unless a savepoint from before was found. Anything else is not.
 func TestG11TableWhatHandsTheTransactionOut(t *testing.T) {
 	uses := map[string]struct {
 		use func(context.Context) error
@@ -477,6 +497,23 @@ func TestG11TableWhatHandsTheTransactionOut(t *testing.T) {
 		"Query":          {sqlreqtest.Uses()["Query"], false},
 		"QueryRow":       {sqlreqtest.Uses()["QueryRow"], false},
 		"Savepoint":      {sqlreqtest.Uses()["Savepoint"], false},
+		"DDL":            {statement("TRUNCATE"), true},
+		"DDL by Query": {func(ctx context.Context) error {
+			return sqlreqtest.Main.QueryRowContext(ctx, "CALL p()").Err()
+		}, true},
+		"a constraint of SQLite, broken": {broken, true},
+		"one broken in a Savepoint that is rolled back": {func(ctx context.Context) error {
+			if err := sqlreq.Savepoint(ctx, func(ctx context.Context) error { return errors.Join(broken(ctx), sqlreqtest.ErrTest) }); !errors.Is(err, sqlreqtest.ErrTest) {
+				return err
+			}
+			return nil
+		}, false},
+		"DDL in a Savepoint that is released": {func(ctx context.Context) error {
+			return sqlreq.Savepoint(ctx, statement("TRUNCATE"))
+		}, false}, // it is there: nothing has committed
+		"DDL, then a Savepoint": {func(ctx context.Context) error {
+			return errors.Join(statement("TRUNCATE")(ctx), sqlreq.Savepoint(ctx, statement("INSERT")))
+		}, true},
 		"Tx of a key of the same pool": {func(ctx context.Context) error {
 			_, err := sqlreq.Key("same").Tx(ctx)
 			return err

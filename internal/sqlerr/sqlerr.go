@@ -20,6 +20,7 @@ const (
 	sqliteInterrupt     = 9
 	sqliteIOErr         = 10
 	sqliteFull          = 13
+	sqliteConstraint    = 19
 	sqliteAbortRollback = 4 | 2<<8
 )
 
@@ -84,6 +85,13 @@ func EndsTx(err error) bool {
 		}
 		return c.sqlite == sqliteAbortRollback || c.disconnected()
 	})
+}
+
+// MayHaveRolledBack reports whether err is that of a constraint of SQLite, whose statement has been undone alone, or
+// the whole transaction (OR ROLLBACK, ON CONFLICT ROLLBACK, RAISE(ROLLBACK) in a trigger): the code is the same. It
+// is false for nil. It may be called from any goroutine.
+func MayHaveRolledBack(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool { return c.sqlite&0xff == sqliteConstraint })
 }
 
 // Unreachable reports whether err, an error of BEGIN, says that the database cannot be reached at the moment: the

@@ -16,12 +16,21 @@ import (
 type Purpose uint8
 
 const (
-	ForStatement Purpose = iota // which tells by its error if the transaction was ended; Done ends it
-	ForPrepare                  // the same for a statement that is prepared
+	ForStatement  Purpose = iota // which tells by its error if the transaction was ended; Done ends it
+	ForPrepare                   // the same for a statement that is prepared
+	ForCommitting                // the same for a statement that may commit by itself
 	ForSavepoint
 	ForCaller   // who gets the *sql.Tx
 	WithOptions // likewise, with given options: it must be new
 )
+
+// PurposeOf returns what a transaction is asked for by a statement.
+func PurposeOf(statement string) Purpose {
+	if dialect.MayCommit(statement) {
+		return ForCommitting
+	}
+	return ForStatement
+}
 
 // Ask is a use of a key.
 type Ask struct {
@@ -78,11 +87,14 @@ func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 // give notes that a is given the open transaction. The caller has the turn and s.mu.
 func (s *Slot) give(a *Ask) {
 	a.RollsBack = s.EndsWithRollback()
-	if a.Purpose == ForStatement || a.Purpose == ForPrepare {
+	if a.Purpose == ForStatement || a.Purpose == ForPrepare || a.Purpose == ForCommitting {
 		s.running.Add(1)
 	}
 	if a.Purpose == ForPrepare || a.Purpose == ForCaller || a.Purpose == WithOptions {
 		s.handedOut = true
+	}
+	if a.Purpose == ForCommitting {
+		s.doubtful = true
 	}
 }
 
@@ -196,7 +208,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	}
 	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
 	s.state, s.cancel = beginning, cancel
-	s.handedOut = false
+	s.handedOut, s.doubtful = false, false
 	return true
 }
 

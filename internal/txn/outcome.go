@@ -291,7 +291,7 @@ func (s *Slot) note(e *ending) {
 	outcome := judge(e.sent, e.answer, known{
 		late:      e.late,
 		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
-		handedOut: s.handedOut,
+		handedOut: s.handedOut || s.doubtful,
 		readOnly:  e.well && !tried && e.cause == nil,
 	})
 	if outcome == Committed {

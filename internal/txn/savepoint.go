@@ -27,6 +27,7 @@ type Savepoint struct {
 	outer   *Savepoint // around it in the same transaction
 	context *Savepoint // the innermost one of any slot in the context that it was begun with
 	group   *Group     // of a Savepoint that stands for those of several slots in a context; otherwise nil
+	doubt   bool       // the slot's when it was begun: what has ended the transaction since then has taken it along
 	bottom  bool       // the whole transaction, begun inside of a group: no statement, going back is ROLLBACK
 
 	given context.Context // to its function; written by Context, before that runs
@@ -167,7 +168,7 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 	if s.test != nil {
 		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
 	}
-	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside}, true
+	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside, doubt: s.doubtful}, true
 }
 
 // lock keeps others from the transaction. No context ends the wait: a savepoint is
@@ -208,6 +209,10 @@ func (sp *Savepoint) Release(key string) error {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))
 	}
 	sp.end(savepointReleased)
+	s := sp.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful = sp.doubt
 	return nil
 }
 
@@ -260,6 +265,7 @@ func (sp *Savepoint) rollBack(key string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sound()
+		s.doubtful = sp.doubt
 		return nil
 	}
 	err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)

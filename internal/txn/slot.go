@@ -24,7 +24,9 @@
 // function (judge). E: a statement of a key met an error that may have ended the
 // transaction, and nothing ran beside it or after it; or its begin was refused, so
 // that nobody was given it. H: its *sql.Tx was handed out, so that nobody can tell
-// what ran after such an end.
+// what ran after such an end; or a statement before it may have ended the
+// transaction without telling: one that MySQL commits before and after (DDL), or
+// one that broke a constraint of SQLite, perhaps under OR ROLLBACK.
 //
 //	sent                          what came back                  what became of it
 //	COMMIT, and RELEASE of a      success                         Committed
@@ -154,6 +156,7 @@ type Slot struct {
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
@@ -275,8 +278,12 @@ func (s *Slot) shut() (isOpen, wait bool) {
 // late is whether ctx had ended before the statement, which then did not run.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
 	ends := !late && (sqlerr.EndsTx(err) || ctx.Err() != nil) // calls methods of the driver's error: not under the mutex
+	doubtful := !late && !ends && sqlerr.MayHaveRolledBack(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.tx == tx && doubtful {
+		s.doubtful = true
+	}
 	if !ends || s.tx != tx {
 		return
 	}
