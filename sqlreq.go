@@ -238,7 +238,8 @@ type attempt struct {
 
 func (x *attempt) init(a *access, outer *scope, w http.ResponseWriter, r *http.Request, n int) {
 	x.Init(w, r, a.reg.holdLimit())
-	x.scope = scope{Context: r.Context(), outer: outer, access: a, unit: &x.unit}
+	s := &x.scope // field by field: a composite literal would be built apart and copied
+	s.Context, s.outer, s.access, s.unit = r.Context(), outer, a, &x.unit
 	x.unit.Init(x, n)
 }
 
@@ -267,7 +268,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		if t.body != nil {
 			x.scope.req.Body = t.view
 		}
-		again = x.serve(m.next, w, r, t)
+		again = x.serve(m.next, w, r, &t)
 	}
 }
 
@@ -494,8 +495,8 @@ type attempts struct {
 	view io.ReadCloser // of the body, for the next attempt
 }
 
-func newAttempts(p *Retry) *attempts {
-	t := &attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
+func newAttempts(p *Retry) attempts {
+	t := attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
 	if p.Attempts > 1 {
 		t.Start = time.Now()
 	}

@@ -243,11 +243,13 @@ func TestG4RollbackOnlyTooLate(t *testing.T) {
 	rec := sqlreqtest.Do(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		late = r.Context()
 		sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
-		if err := sqlreq.AfterCommit(r.Context(), func(ctx context.Context) {
+		hook := func(ctx context.Context) {
 			if err := sqlreq.RollbackOnly(ctx, sqlreqtest.ErrTest); !errors.Is(err, sqlreq.ErrFinished) {
 				t.Errorf("in a hook: got %v, want ErrFinished", err)
 			}
-		}); err != nil {
+		}
+		err := errors.Join(sqlreq.AfterCommit(r.Context(), hook), sqlreq.Commit(r.Context()), sqlreq.AfterCommit(r.Context(), hook))
+		if err != nil {
 			t.Error(err)
 		}
 	})))

@@ -420,6 +420,41 @@ func TestG4WaitForAStatementIsGivenUp(t *testing.T) {
 	}
 }
 
+// The end of a Savepoint waits for a statement in it, until the client has left: then
+// the request can only roll back.
+func TestG4WaitOfASavepointIsGivenUp(t *testing.T) {
+	for _, fails := range []error{nil, sqlreqtest.ErrTest} {
+		for _, guard := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				point := fakedb.NewPoint()
+				d := slow(point, nil)
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t), Guard: guard})
+				var log sqlreqtest.Recorder
+				log.Watch(reg)
+				client, leave := context.WithCancel(t.Context())
+				statement := make(chan error, 1)
+				a := sqlreqtest.Ask(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+					err := sqlreq.Savepoint(r.Context(), func(ctx context.Context) error {
+						go func() { statement <- slowStatements["ExecContext"](context.WithoutCancel(ctx)) }()
+						point.Reached()
+						go func() { synctest.Wait(); leave() }()
+						return fails
+					})
+					if !errors.Is(err, context.Canceled) || !errors.Is(err, fails) && fails != nil || !strings.Contains(err.Error(), "waited in vain") {
+						t.Errorf("Savepoint returned %v, want that it waited in vain", err)
+					}
+					point.Release()
+					<-statement
+					return nil
+				})), httptest.NewRequestWithContext(client, "GET", "/", nil))
+				if a.Code != 503 || log.Events() != back || d.Count("COMMIT") > 0 {
+					t.Errorf("got %d, events %q, log %q; want 503 and a rollback", a.Code, log.Events(), d.Log())
+				}
+			})
+		}
+	}
+}
+
 // At the end of the request the client leaves while a statement of one key runs,
 // which does not heed it: the transaction of the other key is rolled back at once.
 func TestG4WaitForAStatementAtTheEndIsGivenUp(t *testing.T) {

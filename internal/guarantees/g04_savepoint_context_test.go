@@ -55,7 +55,7 @@ func TestG4SavepointRefusesAnotherContext(t *testing.T) {
 			var old context.Context
 			_ = sqlreq.Savepoint(c.inner, func(ctx context.Context) error { old = ctx; return nil })
 			return old
-		}, false}, // what was done there belongs to the innermost one
+		}, true},
 		"one that was rolled back in it": {func(c contexts) context.Context {
 			var old context.Context
 			_ = sqlreq.Savepoint(c.inner, func(ctx context.Context) error { old = ctx; return sqlreqtest.ErrTest })

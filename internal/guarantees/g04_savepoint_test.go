@@ -163,6 +163,11 @@ func TestG4SavepointMisuse(t *testing.T) {
 			_ = sqlreq.Savepoint(i, func(ctx context.Context) error { old = ctx; return sqlreqtest.ErrTest })
 			return sqlreq.Savepoint(old, nothing)
 		}, "innermost"},
+		"the context of a savepoint that has returned": {func(_ http.ResponseWriter, _, i context.Context) error {
+			var old context.Context
+			_ = sqlreq.Savepoint(i, func(ctx context.Context) error { old = ctx; return nil })
+			return sqlreq.Savepoint(old, nothing)
+		}, "innermost"},
 		"the context of one that was released into one rolled back": {func(_ http.ResponseWriter, _, i context.Context) error {
 			var old context.Context
 			_ = sqlreq.Savepoint(i, func(ctx context.Context) error {

@@ -72,7 +72,7 @@ func TestG6RouteThatUsesItsOwnKey(t *testing.T) {
 							} else {
 								sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error { return work(r.Context()) })))
 							}
-							if got == nil || !strings.Contains(got.Error(), `its own Route or TxOptions uses the key "main"`) {
+							if got == nil || !strings.Contains(got.Error(), `the Route or TxOptions of key "main" uses the key "main" and would wait for itself`) {
 								t.Errorf("got %v, want an error that names the mistake", got)
 							}
 						})

@@ -245,6 +245,15 @@ func TestG9RetryAfterBeforeTheErrorHandler(t *testing.T) {
 	}
 }
 
+// A 503 of the program's own has no Retry-After, but the one that it sets.
+func TestG9OwnStatusHasNoRetryAfter(t *testing.T) {
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+	rec := sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return sqlreq.Errorf(503, "closed on Sundays") })))
+	if after, ok := rec.Header()["Retry-After"]; rec.Code != 503 || ok {
+		t.Errorf("got %d with Retry-After %q, want 503 without", rec.Code, after)
+	}
+}
+
 // rude panics wherever it is asked something.
 type rude struct{}
 

@@ -6,8 +6,10 @@
 // roll back, unless a savepoint is rolled back to with success. Not seen: errors that
 // come later, out of rows.Next or a prepared *sql.Stmt, and constraint errors under OR
 // ROLLBACK. For those and for statements run on *sql.Tx directly, Guard on the binding
-// lays a savepoint after BEGIN and releases it before COMMIT; if that fails, so does
-// the request, with Ambiguous true, for what ran in between may have stayed.
+// lays a savepoint after BEGIN and releases it before COMMIT; if there is no such
+// savepoint any more, the request fails with Ambiguous true, for what ran in between
+// may have stayed. (Which errors, and what else Guard is answered: g11_lost_test.go; a
+// rollback that was none: g11_table_test.go.)
 
 package guarantees
 

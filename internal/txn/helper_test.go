@@ -163,7 +163,7 @@ func (w *world) describe() string {
 	for p := w.innermost; p != nil; p = p.outer {
 		text += " saved"
 	}
-	if w.closed {
+	if w.closed.Load() {
 		text += " closed"
 	}
 	if n := w.running.Load(); n != 0 {

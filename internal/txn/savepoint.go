@@ -70,14 +70,14 @@ func (sp *Savepoint) of(s *Slot) *Savepoint {
 	return nil
 }
 
-// around returns the innermost savepoint that ctx is inside of and that is open,
-// or was rolled back: what was done in one that was released belongs to the one
-// around it.
+// around returns the savepoint that ctx is inside of, nil for none. Where no
+// savepoint is open any more, that is the one around those that were released: what
+// was done in these belongs to it.
 func (s *Slot) around(ctx context.Context) *Savepoint {
 	sp := Inside(ctx).of(s) // asks a context of the program: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for sp != nil && sp.state == savepointReleased {
+	for s.innermost == nil && sp != nil && sp.state == savepointReleased {
 		sp = sp.outer
 	}
 	return sp

@@ -141,16 +141,16 @@ type Slot struct {
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
+	closed  atomic.Bool  // from false to true, once, by Close, with the mutex
 
 	mu        sync.Mutex         // guards what follows
 	state     state              // written by the turn's holder, and by Note: open to aborted
-	closed    bool               // from false to true, once, by Close
 	outcome   Outcome            // of the last transaction that has ended; written by End
 	tried     bool               // COMMIT was tried for it; written by End
 	stored    bool               // something of it is stored, or may be; written by End
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
-	tx        *sql.Tx            // nil when none is open
+	tx        *sql.Tx            // nil when none is open; written with the turn as well, or by who closed the slot: who has the turn reads it without the mutex
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
@@ -191,7 +191,7 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 	if err := s.turn.LockEither(ctx, unit); err != nil {
 		return err
 	}
-	if s.isClosed() {
+	if s.closed.Load() {
 		s.turn.Unlock()
 		return ErrFinished
 	}
@@ -200,12 +200,6 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 
 // Unlock ends what Lock began.
 func (s *Slot) Unlock() { s.turn.Unlock() }
-
-func (s *Slot) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
 
 // Open reports whether a transaction is open.
 func (s *Slot) Open() bool {
@@ -218,7 +212,7 @@ func (s *Slot) Open() bool {
 func (s *Slot) Begun() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tx != nil || s.state == beginning && !s.closed
+	return s.tx != nil || s.state == beginning && !s.closed.Load()
 }
 
 // Busy reports whether a transaction is open, or being begun, ended or nested.
@@ -254,24 +248,27 @@ func (s *Slot) InSavepoint() bool {
 // for: it may take long, and whoever sent it ends what it began. Close waits for a
 // Commit, a Rollback, and the begin or the end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
-	if s.shut() {
-		return false
+	isOpen, wait := s.shut()
+	if !wait {
+		return isOpen
 	}
 	_ = s.turn.Lock(context.Background()) // which does not end
 	s.turn.Unlock()
 	return s.Open()
 }
 
-// shut closes the slot and reports whether a BEGIN is under way.
-func (s *Slot) shut() bool {
+// shut closes the slot, and reports whether a transaction is open, or whether that
+// is known only when the turn is free. Who takes the turn from now on sees that the
+// slot is closed, and gives it back at once.
+func (s *Slot) shut() (isOpen, wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
-	if s.state != beginning {
-		return false
+	s.closed.Store(true)
+	if s.state == beginning {
+		s.cancel()
+		return false, false
 	}
-	s.cancel()
-	return true
+	return s.tx != nil, s.turn.Taken()
 }
 
 // Note remembers what the error of a statement on tx says about the transaction.
@@ -310,6 +307,9 @@ func (s *Slot) becomeQuiet() {
 // or has closed the slot, so that none comes meanwhile. If the unit's context or
 // ctx ends first it returns the error of that.
 func (s *Slot) Quiet(ctx, unit context.Context) error {
+	if s.closed.Load() && s.running.Load() == 0 {
+		return nil // Close has taken the mutex since the last one began
+	}
 	quiet := s.whenQuiet()
 	if s.running.Load() == 0 {
 		return nil

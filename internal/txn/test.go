@@ -63,10 +63,10 @@ func (s *Slot) TestTx() *sql.Tx { return s.testTx() }
 // beginInTest makes the transaction a savepoint of the test's. The caller has
 // the slot's turn; the turn at the test's transaction, or at the savepoint that
 // this one nests in, is taken for as long as the transaction is open.
-func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) error {
+func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) (*sql.Tx, error) {
 	t := s.test
 	if err := t.lock(ctx, within); err != nil {
-		return err
+		return nil, err
 	}
 	laid := false
 	defer func() {
@@ -75,16 +75,16 @@ func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) error {
 		}
 	}()
 	if err := whyDead(t.tx); err != nil {
-		return err
+		return nil, err
 	}
 	t.name = fmt.Sprintf("sqlreq_tx_%d", names.Add(1))
 	if _, err := t.tx.ExecContext(ctx, dialect.Savepoint(t.name)); err != nil {
-		return err
+		return nil, err
 	}
 	laid = true
 	t.nest = new(Nest)
 	s.setTx(t.tx)
-	return nil
+	return t.tx, nil
 }
 
 // lock takes the turn at the savepoint that within returns, or else at tx.

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	itself = ` uses what it is asked for, and would wait for itself; use what it is given, another key, or Registry.Do`
+	itself = ` uses the key "a" and would wait for itself; use what it is given, another key, or Registry.Do`
 	circle = `, which waits for it in turn; they would wait for each other`
 )
 
@@ -66,12 +66,12 @@ func TestUnitAsksItself(t *testing.T) {
 			b := w.bind("b")
 			b.db = a.db
 			a.afterBegin = w.beginning(b)
-		}, begin + `sqlreq: begin on key "b": the AfterBegin of key "b"` + itself},
+		}, begin + `sqlreq: begin on key "b": the AfterBegin of key "a"` + itself},
 		{"through another key", func(w *world, a *binding) {
 			b := w.routed("b")
 			b.route = w.routing(a, w.open("b"))
 			a.afterBegin = w.beginning(b)
-		}, begin + `sqlreq: begin on key "b": ` + begin + `the AfterBegin of key "a"` + itself},
+		}, begin + `sqlreq: begin on key "b": ` + begin + `the Route or TxOptions of key "b"` + itself},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -98,7 +98,7 @@ func TestUnitAsksInACircle(t *testing.T) {
 			what := w.circleOf(kind, a, b)
 			_, err := w.use(background, a)
 			const begins = `sqlreq: begin on key "a": sqlreq: begin on key "b": sqlreq: begin on key "a": `
-			if text := errText(err); text != begins+"the "+what+` of key "b" waits for the `+what+` of key "a"`+circle && text != begins+"the "+what+` of key "a"`+itself {
+			if text := errText(err); text != begins+"the "+what+` of key "b" waits for the `+what+` of key "a"`+circle && text != begins+"the "+what+` of key "b"`+itself {
 				t.Errorf("%s: got %s", kind, text)
 			}
 			w.Abandon()

@@ -142,7 +142,9 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 	ended := s.Ended()
 	defer func() { // also if a driver does not return
 		if s.Ended() != ended { // BeforeCommit functions from before the Atomic wait, as hooks do, for the next transaction
-			u.observe(u.noteEnd(s, sourceOf(s).at, nil))
+			r := s.Last()
+			u.noteEnd(s, &r, nil, nil)
+			u.observe(r)
 		}
 	}()
 	return sp.RollBack(nameOf(sp))

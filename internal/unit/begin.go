@@ -31,7 +31,8 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err != nil {
 		return Open{}, err
 	}
-	if why == txn.ForStatement {
+	use := u.used.Load()
+	if why == txn.ForStatement && use.begins.Load() > 0 {
 		if tx, rollsBack := s.slot.Join(s); tx != nil {
 			return Open{tx, rollsBack, u, s}, nil
 		}
@@ -41,7 +42,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
-		Begins:  &u.used.Load().begins,
+		Begins:  &use.begins,
 		Group:   group,
 	}
 	if why == txn.WithOptions { // nobody has waited for those of the binding
@@ -57,7 +58,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
-			u.ask(ctx, u.beginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
+			u.ask(ctx, u.nowBeginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
 			return err
 		}
 	}
@@ -74,20 +75,28 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	return Open{tx, ask.RollsBack, u, s}, nil
 }
 
-// beginOf returns what the AfterBegin of s is asked for.
+// beginOf returns what the AfterBegin of the slot of s is asked for.
 func (u *Unit) beginOf(s *Source) *asked {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	rare := u.rare()
 	a := rare.begins[s.slot]
 	if a == nil {
-		a = new(asked)
+		a = &asked{function: "AfterBegin", binding: s.Binding}
 		if rare.begins == nil {
 			rare.begins = make(map[*txn.Slot]*asked)
 		}
 		rare.begins[s.slot] = a
 	}
-	a.function, a.binding = "AfterBegin", s.Binding
+	return a
+}
+
+// nowBeginOf is beginOf for the key whose AfterBegin is about to be asked.
+func (u *Unit) nowBeginOf(s *Source) *asked {
+	a := u.beginOf(s)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	a.binding = s.Binding
 	return a
 }
 

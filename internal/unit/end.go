@@ -14,7 +14,11 @@ import (
 // Afterwards nothing can begin in it. status is handed to the host. It returns the
 // first failure; a second call does nothing else.
 func (u *Unit) Finish(status int) error {
-	return u.finish(u.Err() == nil && u.host.Commits(status, u.joined()))
+	var joined []any
+	if u.used.Load() != nil {
+		joined = u.joined()
+	}
+	return u.finish(u.Err() == nil && u.host.Commits(status, joined))
 }
 
 // Abandon ends the unit when the program has not returned: what is open is rolled
@@ -60,12 +64,13 @@ func (u *Unit) endUnused() bool {
 // startEnding reports whether there is anything to end. again is true if a
 // BeforeCommit function is to run first.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
+	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
 	case u.state >= ending:
 		return false, false
-	case commit && u.host.Context().Err() == nil && u.indexOfNext(nil) >= 0:
+	case commit && u.indexOfNext(nil) >= 0:
 		return false, true
 	}
 	u.state = ending
@@ -130,11 +135,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	var results []txn.Result
 	n := 0 // ends have returned
 	defer func() {
-		for _, r := range results {
-			u.observe(r)
-		}
-	}()
-	defer func() {
+		defer u.observeAll(&results)
 		if n < len(open) { // a driver did not return
 			defer u.dropHooks(open)
 			u.rollBack(open[n+1:], &results)
@@ -142,7 +143,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	}()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, sourceOf(s).at, commit, committed, &results)
+		r := u.end(s, nil, commit, committed, &results)
 		commit = commit && r.Err == nil
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
@@ -191,15 +192,17 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 		return
 	}
 	defer u.rollBack(open[1:], results)
-	u.end(open[0], sourceOf(open[0]).at, false, nil, results)
+	u.end(open[0], nil, false, nil, results)
 }
 
-// end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. It is added to results if somebody
-// wants to know, also if a driver does not return. The caller has the turn, or has closed s.
+// end ends the transaction of s; at is the context of who fails if that does, nil for
+// that of the key that began it. The Err of the result is that for the program. It is
+// added to results if somebody wants to know, also if a driver does not return. The
+// caller has the turn, or has closed s.
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
 	defer func() {
-		r = u.noteEnd(s, at, committed)
+		r = s.Result()
+		u.noteEnd(s, &r, at, committed)
 		u.dropBefores(s)
 		if r.Times != nil { // somebody wants to know
 			*results = append(*results, r)
@@ -209,9 +212,9 @@ func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []strin
 	return r
 }
 
-// noteEnd notes what became of the transaction that has ended in s.
-func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.Result {
-	r := s.Last()
+// noteEnd notes what became of the transaction that has ended in s, and makes the
+// Err of r that for the program.
+func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed []string) {
 	if r.Stored {
 		u.Keep()
 	}
@@ -220,13 +223,14 @@ func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.
 	}
 	if r.CommitFailed() {
 		u.noteCommitFailed()
-		r.Err = sourceOf(s).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
+		r.Err = r.Opener.(*Source).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
 	}
 	if r.Outcome == txn.Ended {
 		u.noteUnknown(r.Err)
 	}
-	u.fail(at, r.Err)
-	return r
+	if r.Err != nil {
+		u.fail(cmp.Or(at, r.Opener.(*Source).at), r.Err)
+	}
 }
 
 func (u *Unit) noteCommitFailed() {
@@ -247,6 +251,13 @@ func (u *Unit) noteUnknown(err error) {
 func (u *Unit) observe(r txn.Result) {
 	if r.Times != nil {
 		r.Opener.(*Source).Observe(u, r)
+	}
+}
+
+// observeAll is observe for all results.
+func (u *Unit) observeAll(results *[]txn.Result) {
+	for _, r := range *results {
+		u.observe(r)
 	}
 }
 
@@ -284,11 +295,7 @@ func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (ho
 	}
 	defer done()
 	var results []txn.Result
-	defer func() {
-		for _, r := range results {
-			u.observe(r)
-		}
-	}()
+	defer u.observeAll(&results)
 	if commit {
 		defer u.markDeciding([]*txn.Slot{s.slot})()
 	}
