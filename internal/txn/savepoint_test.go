@@ -272,6 +272,7 @@ func TestSlotSaveContext(t *testing.T) {
 	}
 	inner := try("a savepoint of another slot between", foreign.Context(inside), "")
 	must(0, inner.Release("k"))(t)
+	try("a savepoint that was released, in one that is open", inner.Context(inside), refused)
 	must(0, outer.Release("k"))(t)
 	try("a savepoint that was released, whose work belongs to what is around", inside, "")
 	w.innermost.RollBack("k")

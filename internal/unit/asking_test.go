@@ -210,6 +210,9 @@ func TestUnitAskingIsOver(t *testing.T) {
 		return nil
 	}
 	w.begin(a)
+	if n := w.used.Load().asking.Load(); n != 0 {
+		t.Errorf("%d are being asked", n)
+	}
 	if asked, running := w.Asking(kept); !asked || running {
 		t.Errorf("afterwards: got %v, %v", asked, running)
 	}

@@ -92,7 +92,7 @@ func TestUnitReleasePanics(t *testing.T) {
 	if _, err := w.use(background, a); err == nil {
 		t.Error("a statement outside of the savepoint was not refused")
 	}
-	w.saw()
+	w.check("a: BEGIN; a: SAVEPOINT sqlreq_1; a: RELEASE SAVEPOINT sqlreq_1")
 	if err := w.Finish(200); errText(err) != `sqlreq: key "a": a Savepoint is still open, the transaction was rolled back` {
 		t.Errorf("got %v", err)
 	}
