@@ -76,12 +76,12 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 // nil where there is more to look at, by Use.
 func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != open || s.names > 0 || s.closed.Load() || s.by != opener || s.turn.Taken() {
-		return nil, false
+	if s.state == open && s.names == 0 && !s.closed.Load() && s.by == opener && !s.turn.Taken() {
+		s.running.Add(1)
+		tx, rollsBack = s.tx, s.EndsWithRollback()
 	}
-	s.running.Add(1)
-	return s.tx, s.EndsWithRollback()
+	s.mu.Unlock()
+	return tx, rollsBack
 }
 
 // give notes that a is given the open transaction. The caller has the turn and s.mu.

@@ -27,22 +27,29 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err != nil {
 		return Open{}, err
 	}
-	group, err := u.groupFor(ctx, s)
-	if err != nil {
-		return Open{}, err
-	}
 	use := u.used.Load()
+	var group *txn.Group
+	if use.atomic.Load() != nil {
+		if group, err = u.groupFor(ctx, s); err != nil {
+			return Open{}, err
+		}
+	}
 	if why == txn.ForStatement && use.begins.Load() > 0 {
 		if tx, rollsBack := s.slot.Join(s); tx != nil {
 			return Open{tx, rollsBack, u, s}, nil
 		}
 	}
+	return u.begin(ctx, at, s, why, opts, group)
+}
+
+// begin is Begin for what has more to look at. group is the innermost that is open.
+func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions, group *txn.Group) (Open, error) {
 	ask := txn.Ask{
 		Opener:  s,
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
-		Begins:  &use.begins,
+		Begins:  &u.used.Load().begins,
 		Group:   group,
 	}
 	if why == txn.WithOptions { // nobody has waited for those of the binding
