@@ -10,6 +10,9 @@ import (
 	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
+// long is for tests whose usual share of time leaves rounds out.
+var long = flag.Bool("long", false, "all rounds of the tests that have many")
+
 func TestMain(m *testing.M) {
 	flag.Parse()
 	os.Exit(servers.Run(m))
