@@ -79,7 +79,7 @@ func (s *scope) howWithin() (w unit.Within) {
 	}
 	w.Repeats = asked
 	around := s.outer.root().Context.Done()
-	w.Waits = running || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
+	w.Waits = running || s.outer.unit.Deciding(s.Context) || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
 	return w
 }
 

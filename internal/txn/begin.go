@@ -34,9 +34,16 @@ type Ask struct {
 	Nest    func() *Nest    // where a transaction in a test's is nested; nil, or a nil result: in the test's itself
 
 	AfterBegin func(context.Context, *sql.Tx) error // runs in a new transaction before anybody gets it; nil: nothing
-	Group      *Group                               // that a new transaction is begun in, as a whole; nil: none
+	Groups     Groups                               // of the unit; nil: it has none
 
-	RollsBack bool // set by Use: the transaction ends with ROLLBACK in any case
+	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
+	Refused   *Result // set by Use: of a transaction that was begun and ended at once; also if AfterBegin does not return
+}
+
+// Groups tells the innermost Group that a new transaction is begun in, as a whole;
+// nil if none is open. The error is that of a context which is not inside of it.
+type Groups interface {
+	GroupFor(ctx context.Context, o Opener) (*Group, error)
 }
 
 func (a *Ask) now() time.Time {
@@ -61,7 +68,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	defer s.turn.Unlock()
 	tx, err := s.shared(ctx, a)
 	if tx == nil && err == nil {
-		tx, err = s.begin(ctx, a)
+		tx, err = s.beginIn(ctx, a)
 	}
 	if err != nil {
 		return nil, err
@@ -151,7 +158,24 @@ func sameOptions(a, b *sql.TxOptions) bool {
 }
 
 // errNotReturned is the error of a driver that panics or exits the goroutine.
-var errNotReturned = errors.New("sqlreq: the driver did not return")
+var errNotReturned = errors.New("sqlreq: the driver, or AfterBegin, did not return")
+
+// beginIn begins the transaction in the innermost group. The caller has the turn: a
+// group that is opened from now on finds the transaction, or waits for it.
+func (s *Slot) beginIn(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	var in *Group
+	if a.Groups != nil {
+		var err error
+		if in, err = a.Groups.GroupFor(ctx, a.Opener); err != nil {
+			return nil, err
+		}
+	}
+	tx, err := s.begin(ctx, a)
+	if err == nil {
+		s.enter(in)
+	}
+	return tx, err
+}
 
 // begin begins the transaction. The caller has the turn.
 //
@@ -240,7 +264,6 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	}
 	tx, closed := s.begun(a)
 	if err == nil && inTime && !closed {
-		s.enter(a.Group)
 		return tx, nil
 	}
 	refused := &BeginError{Key: a.Opener.Name(), Err: err}
@@ -250,7 +273,7 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
 		r := s.Last()
-		refused.Result = &r
+		a.Refused = &r
 	}
 	if s.isClosed() {
 		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason

@@ -196,6 +196,10 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 	return nil
 }
 
+// TryLock is Lock where that needs no wait, and reports whether it is so. It does
+// not look whether the slot is closed.
+func (s *Slot) TryLock() bool { return s.turn.TryLock() }
+
 // Unlock ends what Lock began.
 func (s *Slot) Unlock() { s.turn.Unlock() }
 
@@ -210,6 +214,14 @@ func (s *Slot) Open() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tx != nil && s.state != beginning
+}
+
+// Sound reports whether a transaction is open that may be committed, as far as the
+// statements of keys have told.
+func (s *Slot) Sound() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx != nil && s.state == open
 }
 
 // Begun reports whether a transaction is open or being begun.
@@ -375,9 +387,8 @@ func beginError(key string, err error) error {
 
 // BeginError is what a use gets when there is no transaction for it.
 type BeginError struct {
-	Key    string
-	Err    error
-	Result *Result // of a transaction that was begun and ended at once, otherwise nil
+	Key string
+	Err error
 }
 
 // Error names the key.

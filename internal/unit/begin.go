@@ -45,9 +45,10 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
-	if ask.Group, err = u.groupFor(ctx, s); err != nil {
+	if _, err = u.groupFor(ctx, s); err != nil {
 		return Open{}, err
 	}
+	ask.Groups = u
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
 			u.ask(ctx, u.beginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
@@ -59,6 +60,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
 	defer done()
+	defer u.noteRefused(&ask) // also if AfterBegin does not return
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
@@ -189,9 +191,6 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	if !ok {
 		return err // ErrFinished, or the transaction that is open is not for this use
 	}
-	if b.Result != nil {
-		u.observe(*b.Result) // BEGIN succeeded and was rolled back at once
-	}
 	err = b.Err
 	if ended := cmp.Or(ctx.Err(), u.host.Context().Err()); ended != nil {
 		if why := u.needsOwnConnection(s); why != nil {
@@ -199,6 +198,20 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 		}
 	}
 	return u.beginFailed(ctx, s, err)
+}
+
+// noteRefused notes what became of a transaction that was begun and ended at once.
+func (u *Unit) noteRefused(ask *txn.Ask) {
+	r := ask.Refused
+	if r == nil {
+		return
+	}
+	if r.Outcome == txn.Ended { // nobody knows how: what AfterBegin did may have stayed
+		u.Keep()
+		u.noteUnknown(r.Err)
+		u.fail(r.Opener.(*Source).at, r.Err)
+	}
+	u.observe(*r)
 }
 
 // beginFailed returns the error of a use for which there is no transaction,
