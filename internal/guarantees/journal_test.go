@@ -72,17 +72,27 @@ func (j *journal) Fails(line string, err error) {
 	}
 }
 
-// Check fails the test if something else happened since the last Check, or a
-// transaction is open.
-func (j *journal) Check(t testing.TB, want ...string) {
-	t.Helper()
+// Take returns the lines, and forgets them.
+func (j *journal) Take() []string {
 	j.mu.Lock()
-	got := j.lines
+	defer j.mu.Unlock()
+	lines := j.lines
 	j.lines = nil
-	j.mu.Unlock()
-	if !slices.Equal(got, want) {
+	return lines
+}
+
+// CheckLines fails the test if something else happened since the last Take.
+func (j *journal) CheckLines(t testing.TB, want ...string) {
+	t.Helper()
+	if got := j.Take(); !slices.Equal(got, want) {
 		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
+}
+
+// Check is CheckLines, and fails the test too if a transaction is open.
+func (j *journal) Check(t testing.TB, want ...string) {
+	t.Helper()
+	j.CheckLines(t, want...)
 	for k, f := range j.fakes {
 		if c := f.Counts(); c.Open != 0 || c.Dirty != 0 {
 			t.Errorf("key %q: got %d open transactions and %d dirty connections, want none", k, c.Open, c.Dirty)
