@@ -50,10 +50,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	ask.Groups = u
 	if s.HasAfterBegin() {
-		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
-			u.ask(ctx, u.beginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
-			return err
-		}
+		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) error { return u.askAfterBegin(ctx, at, s, tx) }
 	}
 	done, err := u.mayUse(ctx, s)
 	if err != nil {
@@ -68,20 +65,29 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	return Open{tx, ask.RollsBack, u, s}, nil
 }
 
-// beginOf returns what the AfterBegin of s is asked for.
+// askAfterBegin calls the AfterBegin of s, about the request at the context at.
+func (u *Unit) askAfterBegin(ctx, at context.Context, s *Source, tx *sql.Tx) (err error) {
+	a := u.beginOf(s)
+	u.mu.Lock()
+	a.binding = s.Binding // that of another key of the pool may have been the last
+	u.mu.Unlock()
+	u.ask(ctx, a, func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
+	return err
+}
+
+// beginOf returns what the AfterBegin for the slot of s is asked for.
 func (u *Unit) beginOf(s *Source) *asked {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	rare := u.rare()
 	a := rare.begins[s.slot]
 	if a == nil {
-		a = new(asked)
+		a = &asked{function: "AfterBegin", binding: s.Binding}
 		if rare.begins == nil {
 			rare.begins = make(map[*txn.Slot]*asked)
 		}
 		rare.begins[s.slot] = a
 	}
-	a.function, a.binding = "AfterBegin", s.Binding
 	return a
 }
 
