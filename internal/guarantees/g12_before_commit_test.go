@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sqlreq/sqlreq"
@@ -680,6 +681,20 @@ func TestG12ClientLeavesInOne(t *testing.T) {
 			j.Check(t, "main BEGIN", "main INSERT", "left", "main ROLLBACK")
 		})
 	}
+	t.Run("at an explicit Commit with a context of its own", func(t *testing.T) {
+		j, bindings := newJournal(t, mainKey)
+		client, leave := context.WithCancel(context.Background())
+		asUnits["request"](sqlreqtest.NewRegistry(t, bindings...), client, func(ctx context.Context) error {
+			sqlreqtest.Exec(t, ctx, mainKey, "INSERT")
+			before(t, ctx, mainKey, func(context.Context) error { j.Add("left"); leave(); return nil })
+			before(t, ctx, mainKey, j.Func("never", nil))
+			if err := sqlreq.Commit(context.WithoutCancel(ctx)); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want context.Canceled", err)
+			}
+			return nil
+		})
+		j.Check(t, "main BEGIN", "main INSERT", "left", "main ROLLBACK")
+	})
 	t.Run("before", func(t *testing.T) {
 		j, bindings := newJournal(t, mainKey)
 		reg := sqlreqtest.NewRegistry(t, bindings...)
@@ -711,6 +726,87 @@ func TestG12ReadOnly(t *testing.T) {
 		}).ok(t)
 		j.Check(t, "main BEGIN READ ONLY", "main SELECT", "main WRITE", "main ROLLBACK", "committed")
 	})
+}
+
+// One that an error may have ended is rolled back without a failure of the request,
+// and so does not count as committed: nothing runs.
+func TestG12ReadOnlyThatMayHaveEnded(t *testing.T) {
+	j, bindings := newJournal(t, mainKey)
+	bindings[0].TxOptions = sqlreqtest.Options(sqlreqtest.ReadOnly)
+	asRequest(sqlreqtest.NewRegistry(t, bindings...), func(ctx context.Context) error {
+		before(t, ctx, mainKey, j.Func("never", nil))
+		own, cancel := context.WithCancel(ctx)
+		j.On = func(ctx context.Context, line string) error {
+			if line == "main SELECT" {
+				cancel() // during the statement
+			}
+			return ctx.Err()
+		}
+		if _, err := mainKey.ExecContext(own, "SELECT"); err == nil {
+			t.Error("the statement has succeeded")
+		}
+		return nil
+	}).ok(t)
+	j.Check(t, "main BEGIN READ ONLY", "main SELECT", "main ROLLBACK")
+}
+
+// A response that streams cannot be taken back: it is broken off.
+func TestG12FailureWhileStreaming(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	reg.HoldLimit = 8
+	reg.Retry = sqlreqtest.Retries(3)
+	runs := 0
+	srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sqlreqtest.Note(t, r.Context(), mainKey, "work")
+		before(t, r.Context(), mainKey, func(context.Context) error { runs++; return sqlreqtest.Conflict{} })
+		_, _ = io.WriteString(w, "more than eight bytes")
+	})))
+	if status, body, err := sqlreqtest.Get(t, srv.URL); err == nil {
+		t.Errorf("got %d %q, want a broken transfer", status, body)
+	}
+	if n := sqlreqtest.Count(t, db, "work"); n != 0 || runs != 1 {
+		t.Errorf("got %d rows and %d runs, want 0 and 1", n, runs)
+	}
+}
+
+// A Commit whose functions run in another goroutine when the handler returns is
+// waited for: no COMMIT gets ahead of a function, and what one says counts.
+func TestG12CommitUnderWayAtTheEnd(t *testing.T) {
+	for _, fails := range []error{nil, sqlreqtest.ErrTest} {
+		asUnits(t, func(t *testing.T, run func(*sqlreq.Registry, func(context.Context) error) unitRun) {
+			synctest.Test(t, func(t *testing.T) {
+				j, bindings := newJournal(t, mainKey)
+				goOn := make(chan bool)
+				u := run(sqlreqtest.NewRegistry(t, bindings...), func(ctx context.Context) error {
+					sqlreqtest.Exec(t, ctx, mainKey, "INSERT")
+					running := make(chan bool)
+					before(t, ctx, mainKey, func(ctx context.Context) error {
+						close(running)
+						<-goOn
+						sqlreqtest.Exec(t, ctx, mainKey, "OUTBOX")
+						return fails
+					})
+					go func() { _ = sqlreq.Commit(ctx) }()
+					<-running
+					go func() {
+						synctest.Wait() // the end of the unit waits
+						close(goOn)
+					}()
+					return nil
+				})
+				synctest.Wait()
+				end := "main COMMIT"
+				if fails != nil {
+					end = "main ROLLBACK"
+				}
+				if (u.err == nil) != (fails == nil) {
+					t.Errorf("got %v", u.err)
+				}
+				j.Check(t, "main BEGIN", "main INSERT", "main OUTBOX", end)
+			})
+		})
+	}
 }
 
 // The response cannot be changed any more: it is that of the decision.

@@ -96,6 +96,7 @@ type decision struct {
 	unit *Unit
 	slot *txn.Slot // of an explicit Commit; nil: every transaction is to end
 	over atomic.Bool
+	done chan struct{} // closed when it is over; nil for that at the end of the unit
 }
 
 type decisionKey struct{}
@@ -149,7 +150,10 @@ func (d *decision) call(f *before) error {
 // decide runs the functions of every open transaction when the program has
 // returned. It reports whether what is open may be committed.
 func (u *Unit) decide() bool {
-	if !u.startDeciding() {
+	if u.used.Load() == nil {
+		return true
+	}
+	if u.waitForDecisions() != nil || !u.startDeciding() {
 		return true
 	}
 	if u.anyLost() {
@@ -158,6 +162,38 @@ func (u *Unit) decide() bool {
 	d := &decision{unit: u}
 	defer d.over.Store(true)
 	return d.run(u.host.Context()) == nil || u.host.Context().Err() != nil // mayCommit tells of that
+}
+
+// waitForDecisions waits for the functions of Commits under way in other
+// goroutines: what they say counts. The error is that of the unit's context.
+func (u *Unit) waitForDecisions() error {
+	for {
+		d := u.underWay()
+		if d == nil {
+			return nil
+		}
+		select {
+		case <-d.done:
+		case <-u.host.Context().Done():
+			return u.host.Context().Err()
+		}
+	}
+}
+
+// underWay returns a run of functions for an explicit Commit or Hijack, nil if there is none.
+func (u *Unit) underWay() *decision {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.firstDecision()
+}
+
+// firstDecision is underWay for who holds u.mu.
+func (u *Unit) firstDecision() *decision {
+	use := u.used.Load()
+	if use == nil || use.seldom == nil || len(use.seldom.deciding) == 0 {
+		return nil
+	}
+	return use.seldom.deciding[0]
 }
 
 // startDeciding reports whether there are functions to run.
@@ -224,7 +260,7 @@ func (u *Unit) startDecidingFor(slot *txn.Slot, own *decision) *decision {
 	case own != nil:
 		return own
 	}
-	d := &decision{unit: u, slot: slot}
+	d := &decision{unit: u, slot: slot, done: make(chan struct{})}
 	rare := u.rare()
 	rare.deciding = append(rare.deciding, d)
 	return d
@@ -236,6 +272,7 @@ func (u *Unit) stopDeciding(d *decision) {
 		return
 	}
 	d.over.Store(true)
+	defer close(d.done)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	rare := u.rare()

@@ -43,7 +43,7 @@ func (u *Unit) finish(commit bool) error {
 }
 
 // startEnding reports whether there is anything to end. again is true if a
-// BeforeCommit function is to run first.
+// BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -53,7 +53,7 @@ func (u *Unit) startEnding(commit bool) (started, again bool) {
 	case u.used.Load() == nil:
 		u.state = ended
 		return false, false
-	case commit && u.host.Context().Err() == nil && u.indexOfNext(nil) >= 0:
+	case commit && u.host.Context().Err() == nil && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
 		return false, true
 	}
 	u.state = ending
