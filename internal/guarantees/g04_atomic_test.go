@@ -885,6 +885,9 @@ func TestG4AtomicContextAfterwards(t *testing.T) {
 			if err := sqlreq.Key("b").AfterCommit(in, func(context.Context) {}); (err != nil) != (fails != nil) {
 				t.Errorf("AfterCommit: got %v", err)
 			}
+			if err := sqlreq.Key("a").BeforeCommit(in, j.Func("late", nil)); (err != nil) != (fails != nil) {
+				t.Errorf("BeforeCommit: got %v", err)
+			}
 			return nil
 		}).ok(t)
 		j.Take()

@@ -777,7 +777,7 @@ func TestG12CommitUnderWayAtTheEnd(t *testing.T) {
 		asUnits(t, func(t *testing.T, run func(*sqlreq.Registry, func(context.Context) error) unitRun) {
 			synctest.Test(t, func(t *testing.T) {
 				j, bindings := newJournal(t, mainKey)
-				goOn := make(chan bool)
+				goOn, committed := make(chan bool), make(chan bool)
 				u := run(sqlreqtest.NewRegistry(t, bindings...), func(ctx context.Context) error {
 					sqlreqtest.Exec(t, ctx, mainKey, "INSERT")
 					running := make(chan bool)
@@ -787,7 +787,7 @@ func TestG12CommitUnderWayAtTheEnd(t *testing.T) {
 						sqlreqtest.Exec(t, ctx, mainKey, "OUTBOX")
 						return fails
 					})
-					go func() { _ = sqlreq.Commit(ctx) }()
+					go func() { _ = sqlreq.Commit(ctx); close(committed) }()
 					<-running
 					go func() {
 						synctest.Wait() // the end of the unit waits
@@ -795,7 +795,7 @@ func TestG12CommitUnderWayAtTheEnd(t *testing.T) {
 					}()
 					return nil
 				})
-				synctest.Wait()
+				<-committed
 				end := "main COMMIT"
 				if fails != nil {
 					end = "main ROLLBACK"
