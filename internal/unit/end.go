@@ -25,7 +25,8 @@ func (u *Unit) finish(commit bool) error {
 	for !started {
 		commit = commit && u.decide()
 		var again bool
-		if started, again = u.startEnding(commit); !started && !again {
+		gone := u.host.Context().Err() != nil // not asked under the mutex
+		if started, again = u.startEnding(commit && !gone); !started && !again {
 			return u.result()
 		}
 	}
@@ -42,8 +43,8 @@ func (u *Unit) finish(commit bool) error {
 	return u.result()
 }
 
-// startEnding reports whether there is anything to end. again is true if a
-// BeforeCommit function is to run first, or runs.
+// startEnding reports whether there is anything to end. again is true if it is to be
+// committed, and a BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -53,7 +54,7 @@ func (u *Unit) startEnding(commit bool) (started, again bool) {
 	case u.used.Load() == nil:
 		u.state = ended
 		return false, false
-	case commit && u.host.Context().Err() == nil && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
+	case commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
 		return false, true
 	}
 	u.state = ending
