@@ -430,6 +430,168 @@ func ExampleSavepoint() {
 	// notes: 2
 }
 
+// AfterBegin sets what belongs to a transaction before anybody uses it: here who
+// asks, which a view looks at. With PostgreSQL it is the place for row-level security:
+//
+//	_, err := tx.ExecContext(ctx, `SELECT set_config('app.tenant', $1, true)`, r.Header.Get("Tenant"))
+//
+// with a policy USING (tenant = current_setting('app.tenant')); true makes the setting
+// end with the transaction.
+func ExampleBinding_afterBegin() {
+	db := open()
+	defer db.Close()
+	if _, err := db.Exec(`
+		CREATE TABLE tenant (name TEXT);
+		INSERT INTO tenant VALUES ('');
+		CREATE VIEW mine AS SELECT text FROM notes WHERE text LIKE (SELECT name FROM tenant) || ':%';
+		INSERT INTO notes (text) VALUES ('ann: milk'), ('bob: tea'), ('ann: bread')`); err != nil {
+		log.Fatal(err)
+	}
+	reg, err := sqlreq.New(sqlreq.Binding{
+		DB: db,
+		AfterBegin: func(ctx context.Context, r *http.Request, tx *sql.Tx) error {
+			tenant := r.URL.Query().Get("tenant")
+			if tenant == "" {
+				return sqlreq.Errorf(http.StatusForbidden, "no tenant")
+			}
+			_, err := tx.ExecContext(ctx, `UPDATE tenant SET name = ?`, tenant)
+			return err
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		var n int
+		if err := sqlreq.DefaultKey.QueryRowContext(r.Context(), `SELECT count(*) FROM mine`).Scan(&n); err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%d notes", n)
+		return nil
+	}))
+	call(h, "GET", "/?tenant=ann", "")
+	call(h, "GET", "/?tenant=bob", "")
+	call(h, "GET", "/", "")
+	// Output:
+	// GET /?tenant=ann -> 200 2 notes
+	// GET /?tenant=bob -> 200 1 notes
+	// GET / -> 403 Forbidden
+}
+
+// A row of an outbox is written in the transaction of the work, with what is known at
+// its end: it is there if, and only if, the work is.
+func ExampleBeforeCommit() {
+	db := open()
+	defer db.Close()
+	if _, err := db.Exec(`CREATE TABLE outbox (message TEXT NOT NULL)`); err != nil {
+		log.Fatal(err)
+	}
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	tell := func(next http.Handler) http.Handler {
+		return sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			err := sqlreq.BeforeCommit(r.Context(), func(ctx context.Context) error {
+				_, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO outbox SELECT count(*) || ' notes' FROM notes`)
+				return err
+			})
+			next.ServeHTTP(w, r)
+			return err
+		})
+	}
+	h := reg.Middleware(tell(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.FormValue("text"))
+		return err
+	})))
+	call(h, "POST", "/?text=milk", "")
+	call(h, "POST", "/?text=milk", "") // the second is no new note: nothing is told
+	call(h, "POST", "/?text=tea", "")
+
+	rows, err := db.Query(`SELECT message FROM outbox`)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var message string
+		if err := rows.Scan(&message); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("outbox:", message)
+	}
+	// Output:
+	// POST /?text=milk -> 200
+	// POST /?text=milk -> 500 Internal Server Error
+	// POST /?text=tea -> 200
+	// outbox: 1 notes
+	// outbox: 2 notes
+}
+
+// Begun tells whether there is a transaction, and begins none: a middleware that logs
+// can tell the requests that used the database.
+func ExampleBegun() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "well")
+	})
+	mux.Handle("GET /notes", sqlreq.TxFunc(func(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
+		fmt.Fprint(w, "notes")
+		return nil
+	}))
+	h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r)
+		fmt.Println(r.URL.Path, "used the database:", sqlreq.Begun(r.Context()))
+	}))
+	call(h, "GET", "/health", "")
+	call(h, "GET", "/notes", "")
+	// Output:
+	// /health used the database: false
+	// GET /health -> 200 well
+	// /notes used the database: true
+	// GET /notes -> 200 notes
+}
+
+// Atomic is for a function that handlers and jobs share: all of it stays or nothing. In a
+// request it is a part of the request's work, elsewhere it has a transaction of its own.
+func ExampleRegistry_Atomic() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	addBoth := func(ctx context.Context, one, two string) error {
+		return reg.Atomic(ctx, func(ctx context.Context) error {
+			for _, text := range []string{one, two} {
+				if _, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "milk, tea: ", addBoth(r.Context(), "milk", "tea") == nil)
+		fmt.Fprint(w, "; bread, milk: ", addBoth(r.Context(), "bread", "milk") == nil) // not the bread, either
+	}))
+	call(h, "POST", "/", "")
+	notes(db)
+	fmt.Println("job:", addBoth(context.Background(), "bread", "salt"))
+	notes(db)
+	// Output:
+	// POST / -> 200 milk, tea: true; bread, milk: false
+	// notes: 2
+	// job: <nil>
+	// notes: 4
+}
+
 // Side effects outside of the database wait for COMMIT.
 func ExampleAfterCommit() {
 	db := open()

@@ -84,7 +84,7 @@ func (s *scope) howWithin() (w unit.Within) {
 	// which is for later, looks the same.
 	own := s.Context == context.Context(s.outer) || txn.IsGiven(s.Context)
 	around := s.outer.root().Context.Done()
-	w.Waits = running || own || around != nil && around == s.Context.Done()
+	w.Waits = running || own || s.outer.unit.Deciding(s.Context) || around != nil && around == s.Context.Done()
 	return w
 }
 

@@ -18,12 +18,15 @@ type State struct {
 // HandlerDone ends the handler's part: nothing can be added to the response any more.
 func (w *Writer) HandlerDone() State {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.handlerDone = true
+	if w.status == 0 && w.phase == holding && w.header != nil {
+		w.sent = newSnapshot(w.header) // what a function of the program sets later is not sent
+	}
 	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
 	if s.Status == 0 {
 		s.Status = int(w.defaultStatus)
 	}
-	w.mu.Unlock()
 	return s
 }
 
@@ -126,7 +129,10 @@ func (w *Writer) endReleaseLocked() {
 // releaseUntouchedLocked leaves the status to net/http, which answers 200 by itself:
 // the writers outside need not know.
 func (w *Writer) releaseUntouchedLocked() {
-	if w.ownHeader {
+	switch {
+	case w.sent != nil:
+		w.sent.restore(w.outerHeaderLocked())
+	case w.ownHeader:
 		setHeader(w.outerHeaderLocked(), w.header)
 	}
 	if w.header != nil {

@@ -49,8 +49,8 @@ func (w *Writer) headerLocked() http.Header {
 		if len(w.header) > 0 {
 			w.before = newSnapshot(w.header)
 		}
-		if w.status != 0 && w.phase == holding {
-			w.sent = newSnapshot(w.header) // nobody can have changed it since WriteHeader
+		if (w.status != 0 || w.handlerDone) && w.phase == holding {
+			w.sent = newSnapshot(w.header) // nobody can have changed it since WriteHeader, or the handler's return
 		}
 	}
 	return w.header

@@ -43,10 +43,16 @@ type Ask struct {
 	Nest    func() *Nest    // where a transaction in a test's is nested; nil, or a nil result: in the test's itself
 
 	AfterBegin func(context.Context, *sql.Tx) error // runs in a new transaction before anybody gets it; nil: nothing
-	Group      *Group                               // that a new transaction is begun in, as a whole; nil: none
+	Groups     Groups                               // of the unit; nil: it has none
 
 	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
 	Refused   *Result // set by Use, also if a driver does not return: of a transaction that was begun and ended at once
+}
+
+// Groups tells the innermost Group that a new transaction is begun in, as a whole;
+// nil if none is open. The error is that of a context which is not inside of it.
+type Groups interface {
+	GroupFor(ctx context.Context, o Opener) (*Group, error)
 }
 
 func (a *Ask) now() time.Time {
@@ -65,7 +71,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	}
 	defer s.turn.Unlock()
 	if s.tx == nil {
-		return s.begin(ctx, a)
+		return s.beginIn(ctx, a)
 	}
 	return s.share(ctx, a)
 }
@@ -158,7 +164,24 @@ func sameOptions(a, b *sql.TxOptions) bool {
 }
 
 // errNotReturned is the error of a driver that panics or exits the goroutine.
-var errNotReturned = errors.New("sqlreq: the driver did not return")
+var errNotReturned = errors.New("sqlreq: the driver, or AfterBegin, did not return")
+
+// beginIn begins the transaction in the innermost group. The caller has the turn: a
+// group that is opened from now on finds the transaction, or waits for it.
+func (s *Slot) beginIn(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	var in *Group
+	if a.Groups != nil {
+		var err error
+		if in, err = a.Groups.GroupFor(ctx, a.Opener); err != nil {
+			return nil, err
+		}
+	}
+	tx, err := s.begin(ctx, a)
+	if err == nil {
+		s.enter(in)
+	}
+	return tx, err
+}
 
 // begin begins the transaction. The caller has the turn.
 //
@@ -258,7 +281,6 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 	}
 	tx, closed := s.begun(a, tx, err == nil && inTime)
 	if err == nil && inTime && !closed {
-		s.enter(a.Group)
 		return tx, nil
 	}
 	refused := &BeginError{Key: a.Opener.Name(), Err: err}

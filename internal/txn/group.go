@@ -9,16 +9,46 @@ import (
 // Group is a savepoint of several slots: of those with an open transaction, and of
 // those whose transaction is begun inside of it, as a whole. They end together.
 type Group struct {
+	owner any // the unit
 	unit  context.Context
 	outer *Group // around it in the same unit, nil if there is none
 
 	mu       sync.Mutex   // guards what follows
 	members  []*Savepoint // in the order in which they were begun
 	isUndone bool         // from false to true once, by Undo
+	isClosed bool         // there is no further member; from false to true once, by Close
+	isOver   bool         // from false to true once, by Leave
 }
 
-// NewGroup returns an empty group for a unit with that context, inside of outer.
-func NewGroup(unit context.Context, outer *Group) *Group { return &Group{unit: unit, outer: outer} }
+// NewGroup returns an empty group for a unit, owner, with that context, inside of outer.
+func NewGroup(owner any, unit context.Context, outer *Group) *Group {
+	return &Group{owner: owner, unit: unit, outer: outer}
+}
+
+// Close keeps further members from g, which is about to end.
+func (g *Group) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.isClosed = true
+}
+
+// Leave notes that g has ended, and returns the innermost one of it and those
+// around it that has not.
+func (g *Group) Leave() *Group {
+	g.mu.Lock()
+	g.isOver = true
+	g.mu.Unlock()
+	for g != nil && g.over() {
+		g = g.outer
+	}
+	return g
+}
+
+func (g *Group) over() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.isOver
+}
 
 // Outer returns the group around g, nil if there is none.
 func (g *Group) Outer() *Group { return g.outer }
@@ -38,11 +68,23 @@ func (g *Group) Has(ctx context.Context) bool {
 	return false
 }
 
-// Add makes sp, which was begun for g, a member of it.
-func (g *Group) Add(sp *Savepoint) {
+// Add makes sp a member of g or, where that is closed, of one around it. It reports
+// whether there is one that is not closed.
+func (g *Group) Add(sp *Savepoint) bool {
+	for g != nil && !g.add(sp) {
+		g = g.outer
+	}
+	return g != nil
+}
+
+func (g *Group) add(sp *Savepoint) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.isClosed {
+		return false
+	}
 	g.members = append(g.members, sp)
+	return true
 }
 
 // Members returns the savepoints, the last one begun first.
@@ -61,8 +103,8 @@ func (g *Group) Undo() {
 	g.isUndone = true
 }
 
-func (g *Group) undone() bool {
-	if g == nil {
+func (g *Group) undoneFor(owner any) bool {
+	if g == nil || g.owner != owner {
 		return false
 	}
 	g.mu.Lock()
@@ -99,7 +141,7 @@ func (sp *Savepoint) IsOpen() bool {
 func (sp *Savepoint) Whole() bool { return sp.bottom }
 
 // MoveTo makes sp, a whole transaction that stays open, a member of the group
-// around, or of none if that is nil.
+// around, or of none if that is nil or has ended.
 func (sp *Savepoint) MoveTo(around *Group) error {
 	if err := sp.lock(); err != nil {
 		return err
@@ -108,11 +150,9 @@ func (sp *Savepoint) MoveTo(around *Group) error {
 	if err := sp.isInnermost(); err != nil {
 		return err
 	}
-	if around == nil {
+	if !around.Add(sp) {
 		sp.end(savepointReleased)
-		return nil
 	}
-	around.Add(sp)
 	return nil
 }
 
@@ -123,7 +163,9 @@ func (s *Slot) enter(g *Group) {
 		return
 	}
 	sp := &Savepoint{slot: s, unit: g.unit, bottom: true}
-	g.Add(sp)
+	if !g.Add(sp) {
+		return // it has ended meanwhile
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.names++ // so that a further statement looks at its context

@@ -85,10 +85,11 @@ func (s *Slot) around(ctx context.Context) *Savepoint {
 }
 
 // Undone reports whether what was registered inside of sp, which may be nil, for
-// the slot s was rolled back with a savepoint.
-func (sp *Savepoint) Undone(s *Slot) bool {
+// the slot s, which may be nil, of owner was rolled back with a savepoint. A group
+// of another owner is none of its business: that of a unit around.
+func (sp *Savepoint) Undone(owner any, s *Slot) bool {
 	for p := sp; p != nil; p = p.context {
-		if p.group.undone() {
+		if p.group.undoneFor(owner) {
 			return true
 		}
 	}
@@ -115,6 +116,9 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	defer s.turn.Unlock()
 	if err := s.Quiet(ctx, unit); err != nil {
 		return nil, err
+	}
+	if key == "" && s.by != nil {
+		key = s.by.Name()
 	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
 	if isOpen && key == "" {
@@ -188,6 +192,28 @@ func (sp *Savepoint) isInnermost() error {
 	return nil
 }
 
+// MayRelease returns why Release would have to go back to sp instead, as far as
+// that is known without a word to the driver; nil if nothing is known. It waits for
+// the statements under way.
+func (sp *Savepoint) MayRelease(key string) error {
+	if err := sp.lock(); err != nil {
+		return err
+	}
+	defer sp.slot.turn.Unlock()
+	if err := sp.mayEnd(key); err != nil {
+		return err
+	}
+	return sp.abortedError(key)
+}
+
+func (sp *Savepoint) abortedError(key string) error {
+	aborted := sp.slot.abortedBy()
+	if aborted == nil {
+		return nil
+	}
+	return fmt.Errorf("sqlreq: a savepoint on key %q is rolled back, an error may have ended the transaction: %w", key, aborted)
+}
+
 // Release ends sp and keeps what was done in it. If that is impossible it goes
 // back to sp and returns an error.
 func (sp *Savepoint) Release(key string) error {
@@ -198,12 +224,8 @@ func (sp *Savepoint) Release(key string) error {
 	if err := sp.mayEnd(key); err != nil {
 		return err
 	}
-	if aborted := sp.slot.abortedBy(); aborted != nil {
-		return errors.Join(fmt.Errorf("sqlreq: a savepoint on key %q is rolled back, an error may have ended the transaction: %w", key, aborted), sp.rollBack(key))
-	}
-	if sp.bottom {
-		sp.end(savepointReleased)
-		return nil
+	if err := sp.abortedError(key); err != nil {
+		return errors.Join(err, sp.rollBack(key))
 	}
 	if outcome, err := sp.send(sentRelease); outcome != Committed {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))

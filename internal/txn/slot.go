@@ -201,6 +201,10 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 	return nil
 }
 
+// TryLock is Lock where that needs no wait, and reports whether it is so. It does
+// not look whether the slot is closed.
+func (s *Slot) TryLock() bool { return s.turn.TryLock() }
+
 // Unlock ends what Lock began.
 func (s *Slot) Unlock() { s.turn.Unlock() }
 
@@ -209,6 +213,14 @@ func (s *Slot) Open() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tx != nil && s.state != beginning
+}
+
+// Sound reports whether a transaction is open that may be committed, as far as the
+// statements of keys have told.
+func (s *Slot) Sound() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tx != nil && s.state == open
 }
 
 // Begun reports whether a transaction is open or being begun.

@@ -12,7 +12,7 @@ import (
 // (AfterBegin). The unit's mutex guards it.
 type asked struct {
 	function string   // for the text of an error; set before it is asked
-	binding  Binding  // likewise
+	binding  Binding  // likewise; of the key that asks
 	waits    []*asked // what the function waits for
 }
 

@@ -28,30 +28,70 @@ func (u *Unit) Atomic(ctx, at context.Context, fn func(context.Context) error) e
 	}()
 	err = fn(g.Context(ctx))
 	returned = true
+	if inner := u.used.Load().atomic.Load(); inner != g {
+		u.fail(at, errInnerOpen) // what is inside of it would stay, or be undone, by halves
+		return errors.Join(err, errInnerOpen, u.undo(g))
+	}
 	if err == nil {
 		return u.release(at, g)
 	}
-	if failed := u.undo(g); failed != nil {
-		return errors.Join(err, failed)
-	}
-	return err
+	return joinIf(err, u.undo(g))
 }
+
+var errInnerOpen = errors.New("sqlreq: an Atomic inside of this one has not returned yet, the request can only roll back")
 
 // enterAtomic makes a new group the innermost one of the unit, until leave is called.
 func (u *Unit) enterAtomic(ctx context.Context) (g *txn.Group, leave func(), err error) {
-	if _, err := u.groupFor(ctx, nil); err != nil {
-		return nil, nil, err
+	for {
+		outer, err := u.groupFor(ctx, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		g, entered, err := u.openGroup(outer)
+		if err != nil {
+			return nil, nil, err
+		}
+		if entered {
+			return g, func() { u.leaveAtomic(g) }, nil
+		}
 	}
+}
+
+// openGroup opens a group inside of outer, if that is still the innermost one.
+func (u *Unit) openGroup(outer *txn.Group) (g *txn.Group, entered bool, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state >= ending {
-		return nil, nil, txn.ErrFinished
+		return nil, false, txn.ErrFinished
 	}
 	use := u.use()
-	outer := use.atomic.Load()
-	g = txn.NewGroup(u.host.Context(), outer)
+	if use.atomic.Load() != outer {
+		return nil, false, nil
+	}
+	g = txn.NewGroup(u, u.host.Context(), outer)
 	use.atomic.Store(g)
-	return g, func() { use.atomic.CompareAndSwap(g, outer) }, nil
+	return g, true, nil
+}
+
+// leaveAtomic ends g. If a group inside of it has not ended, that stays the
+// innermost one until it does.
+func (u *Unit) leaveAtomic(g *txn.Group) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	use := u.used.Load()
+	rest := g.Leave()
+	if use.atomic.Load() == g {
+		use.atomic.Store(rest)
+	}
+}
+
+// GroupFor is groupFor for a transaction that is about to be begun.
+func (u *Unit) GroupFor(ctx context.Context, o txn.Opener) (*txn.Group, error) {
+	s := o.(*Source)
+	if txn.Inside(ctx).Undone(u, nil) {
+		return nil, undoneError(s.Name())
+	}
+	return u.groupFor(ctx, s)
 }
 
 // groupFor returns the innermost group that is open, nil if none is, and an error
@@ -127,9 +167,12 @@ func joinIf(err, other error) error {
 
 // undo goes back to every savepoint of g, and rolls back what was begun in it.
 func (u *Unit) undo(g *txn.Group) (err error) {
+	g.Close()
 	g.Undo()
 	for _, sp := range g.Members() {
-		err = joinIf(err, u.undoOne(sp))
+		if sp.IsOpen() {
+			err = joinIf(err, u.undoOne(sp))
+		}
 	}
 	return err
 }
@@ -153,6 +196,12 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 // release keeps what was done in g. If a savepoint cannot be released, everything
 // is undone; where another one was released before, the unit can only roll back.
 func (u *Unit) release(at context.Context, g *txn.Group) error {
+	g.Close()
+	for _, sp := range g.Members() {
+		if err := sp.MayRelease(nameOf(sp)); err != nil {
+			return joinIf(err, u.undo(g))
+		}
+	}
 	released := false
 	for _, sp := range g.Members() {
 		if sp.Whole() {
@@ -167,7 +216,7 @@ func (u *Unit) release(at context.Context, g *txn.Group) error {
 			err = fmt.Errorf("sqlreq: a part of an Atomic cannot be undone any more, the request can only roll back: %w", err)
 			u.fail(at, err)
 		}
-		return joinIf(err, u.undoRest(g, sp))
+		return joinIf(err, u.undo(g))
 	}
 	for _, sp := range g.Members() {
 		if sp.Whole() {
@@ -177,15 +226,4 @@ func (u *Unit) release(at context.Context, g *txn.Group) error {
 		}
 	}
 	return nil
-}
-
-// undoRest undoes what is left of g after the failure of failed, which has gone back.
-func (u *Unit) undoRest(g *txn.Group, failed *txn.Savepoint) (err error) {
-	g.Undo()
-	for _, sp := range g.Members() {
-		if sp != failed && sp.IsOpen() {
-			err = joinIf(err, u.undoOne(sp))
-		}
-	}
-	return err
 }

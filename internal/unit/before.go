@@ -3,6 +3,7 @@ package unit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -36,7 +37,7 @@ func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func
 		return err
 	}
 	if f.source = s; s.slot != nil {
-		if f.inside.Undone(s.slot) {
+		if f.inside.Undone(u, s.slot) {
 			return undoneError(s.Name())
 		}
 		f.since = s.slot.Ended()
@@ -71,7 +72,7 @@ func (u *Unit) indexOfNext(slots []*txn.Slot) int {
 	}
 	return slices.IndexFunc(rare.befores, func(f before) bool {
 		s := f.source.slot
-		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Open() && !f.inside.Undone(s)
+		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Sound() && !f.inside.Undone(u, s)
 	})
 }
 
@@ -93,16 +94,34 @@ func (u *Unit) dropBefores(s *txn.Slot) {
 // decision is the run of BeforeCommit functions, as their contexts tell.
 type decision struct {
 	unit *Unit
+	slot *txn.Slot // of an explicit Commit; nil: every transaction is to end
 	over atomic.Bool
+	done chan struct{} // closed when it is over; nil for that at the end of the unit
 }
 
 type decisionKey struct{}
 
-// runBefores runs the functions for the COMMITs of the slots, of any if there are
-// none, until none is left or one fails. ctx ends it as well as the unit's context.
-func (u *Unit) runBefores(ctx context.Context, slots ...*txn.Slot) error {
-	d := &decision{unit: u}
-	defer d.over.Store(true)
+// decisionIn returns the run of u's functions that ctx is that of, nil if there is
+// none, or it is over.
+func (u *Unit) decisionIn(ctx context.Context) *decision {
+	d, _ := ctx.Value(decisionKey{}).(*decision)
+	if d == nil || d.unit != u || d.over.Load() {
+		return nil
+	}
+	return d
+}
+
+// Deciding reports whether ctx is that of a BeforeCommit function of u that runs.
+func (u *Unit) Deciding(ctx context.Context) bool { return u.decisionIn(ctx) != nil }
+
+// run runs the functions for the COMMIT that d is about until none is left or one
+// fails. ctx ends it as well as the unit's context.
+func (d *decision) run(ctx context.Context) error {
+	u := d.unit
+	var slots []*txn.Slot
+	if d.slot != nil {
+		slots = []*txn.Slot{d.slot}
+	}
 	for {
 		if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
 			return err
@@ -111,20 +130,70 @@ func (u *Unit) runBefores(ctx context.Context, slots ...*txn.Slot) error {
 		if f == nil {
 			return nil
 		}
-		if err := f.fn(context.WithValue(f.ctx, decisionKey{}, d)); err != nil {
-			u.fail(f.at, err)
+		if err := d.call(f); err != nil {
 			return err
 		}
 	}
 }
 
+var errNotDecided = errors.New("sqlreq: a BeforeCommit function panicked")
+
+// call calls f. An error fails the unit, and so does a panic, should somebody
+// recover it.
+func (d *decision) call(f *before) error {
+	err := errNotDecided
+	defer func() { d.unit.fail(f.at, err) }()
+	err = f.fn(context.WithValue(f.ctx, decisionKey{}, d))
+	return err
+}
+
 // decide runs the functions of every open transaction when the program has
 // returned. It reports whether what is open may be committed.
 func (u *Unit) decide() bool {
-	if !u.startDeciding() {
+	if u.used.Load() == nil {
 		return true
 	}
-	return u.runBefores(u.host.Context()) == nil || u.host.Context().Err() != nil // mayCommit tells of that
+	if u.waitForDecisions() != nil || !u.startDeciding() {
+		return true
+	}
+	if u.anyLost() {
+		return false
+	}
+	d := &decision{unit: u}
+	defer d.over.Store(true)
+	return d.run(u.host.Context()) == nil || u.host.Context().Err() != nil // mayCommit tells of that
+}
+
+// waitForDecisions waits for the functions of Commits under way in other
+// goroutines: what they say counts. The error is that of the unit's context.
+func (u *Unit) waitForDecisions() error {
+	for {
+		d := u.underWay()
+		if d == nil {
+			return nil
+		}
+		select {
+		case <-d.done:
+		case <-u.host.Context().Done():
+			return u.host.Context().Err()
+		}
+	}
+}
+
+// underWay returns a run of functions for an explicit Commit or Hijack, nil if there is none.
+func (u *Unit) underWay() *decision {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.firstDecision()
+}
+
+// firstDecision is underWay for who holds u.mu.
+func (u *Unit) firstDecision() *decision {
+	rare := u.ifRare()
+	if rare == nil || len(rare.deciding) == 0 {
+		return nil
+	}
+	return rare.deciding[0]
 }
 
 // startDeciding reports whether there are functions to run.
@@ -141,18 +210,35 @@ func (u *Unit) startDeciding() bool {
 	return true
 }
 
+// anyLost reports whether a transaction cannot be committed any more, which fails
+// the unit. It waits for who ends one, and has not seen that the unit is deciding.
+func (u *Unit) anyLost() (lost bool) {
+	for _, s := range u.slots() {
+		if !s.Open() || s.Lock(u.host.Context(), u.host.Context()) != nil {
+			continue
+		}
+		if s.Open() && !u.noneLost([]*txn.Slot{s}) {
+			lost = true
+		}
+		s.Unlock()
+	}
+	return lost
+}
+
 // mayEndNow returns why a transaction may not be ended by Commit, Rollback or
-// Hijack with the context ctx, nil if it may: BeforeCommit functions run, an Atomic
-// is open.
-func (u *Unit) mayEndNow(ctx context.Context, what, key string, slots ...*txn.Slot) error {
-	d, _ := ctx.Value(decisionKey{}).(*decision)
+// Hijack (slot is nil) with the context ctx, nil if it may: BeforeCommit functions
+// run, but for those of own, or an Atomic is open.
+func (u *Unit) mayEndNow(ctx context.Context, what, key string, slot *txn.Slot, own *decision) error {
+	inside := u.decisionIn(ctx) != nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	use, rare := u.used.Load(), u.ifRare()
 	switch {
 	case use == nil:
 		return nil
-	case u.state == deciding, d != nil && d.unit == u && !d.over.Load(), rare != nil && meet(rare.deciding, slots):
+	case inside, u.state == deciding, rare != nil && slices.ContainsFunc(rare.deciding, func(d *decision) bool {
+		return d != own && (d.slot == nil || slot == nil || d.slot == slot)
+	}):
 		return fmt.Errorf("sqlreq: %s on key %q while BeforeCommit functions run; return from them first", what, key)
 	case use.atomic.Load() != nil:
 		return fmt.Errorf("sqlreq: %s on key %q inside of an Atomic; return from its function first", what, key)
@@ -160,32 +246,40 @@ func (u *Unit) mayEndNow(ctx context.Context, what, key string, slots ...*txn.Sl
 	return nil
 }
 
-func meet(a, b []*txn.Slot) bool {
-	return slices.ContainsFunc(a, func(s *txn.Slot) bool { return slices.Contains(b, s) })
-}
-
-// markDeciding keeps others from ending the transactions of the slots until unmark
-// is called.
-func (u *Unit) markDeciding(slots []*txn.Slot) (unmark func()) {
+// startDecidingFor returns the run of functions for the COMMIT of the slot, of
+// every one if it is nil; nil if there are none to run. own is what it has returned
+// before. Until stopDeciding is called nobody else ends the transaction. The caller
+// has the turn of the slot, or of all.
+func (u *Unit) startDecidingFor(slot *txn.Slot, own *decision) *decision {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.indexOfNext(slots) < 0 {
-		return nothing
+	var slots []*txn.Slot
+	if slot != nil {
+		slots = []*txn.Slot{slot}
 	}
+	switch {
+	case u.indexOfNext(slots) < 0:
+		return nil
+	case own != nil:
+		return own
+	}
+	d := &decision{unit: u, slot: slot, done: make(chan struct{})}
 	rare := u.rare()
-	rare.deciding = append(rare.deciding, slots...)
-	return func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		rare.deciding = slices.DeleteFunc(rare.deciding, func(s *txn.Slot) bool { return slices.Contains(slots, s) })
-	}
+	rare.deciding = append(rare.deciding, d)
+	return d
 }
 
-// undecided reports whether a function was registered since the last one has run.
-func (u *Unit) undecided(slots ...*txn.Slot) bool {
+// stopDeciding ends what startDecidingFor began; nil is nothing.
+func (u *Unit) stopDeciding(d *decision) {
+	if d == nil {
+		return
+	}
+	d.over.Store(true)
+	defer close(d.done)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.indexOfNext(slots) >= 0
+	rare := u.rare()
+	rare.deciding = slices.DeleteFunc(rare.deciding, func(o *decision) bool { return o == d })
 }
 
 // place returns that of s among the slots whose functions have run, 0 for one

@@ -28,9 +28,8 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 		return Open{}, err
 	}
 	use := u.used.Load()
-	var group *txn.Group
 	if use.atomic.Load() != nil {
-		if group, err = u.groupFor(ctx, s); err != nil {
+		if _, err := u.groupFor(ctx, s); err != nil {
 			return Open{}, err
 		}
 	}
@@ -39,18 +38,17 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 			return Open{tx, rollsBack, u, s}, nil
 		}
 	}
-	return u.begin(ctx, at, s, why, opts, group)
+	return u.begin(ctx, at, s, why, opts)
 }
 
-// begin is Begin for what has more to look at. group is the innermost that is open.
-func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions, group *txn.Group) (Open, error) {
+// begin is Begin for what has more to look at.
+func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
 	ask := txn.Ask{
 		Opener:  s,
 		Purpose: why,
 		Timed:   s.Observed(),
 		Unit:    u.host.Context(),
 		Begins:  &u.used.Load().begins,
-		Group:   group,
 	}
 	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
@@ -63,18 +61,16 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
+	ask.Groups = u
 	if s.HasAfterBegin() {
-		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) (err error) {
-			u.ask(ctx, u.nowBeginOf(s), func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
-			return err
-		}
+		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) error { return u.askAfterBegin(ctx, at, s, tx) }
 	}
 	done, err := u.mayUse(ctx, s)
 	if err != nil {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
 	defer done()
-	defer u.observeRefused(&ask)
+	defer u.noteRefused(&ask) // also if AfterBegin does not return
 	tx, err := s.slot.Use(ctx, &ask)
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
@@ -82,7 +78,17 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	return Open{tx, ask.RollsBack, u, s}, nil
 }
 
-// beginOf returns what the AfterBegin of the slot of s is asked for.
+// askAfterBegin calls the AfterBegin of s, about the request at the context at.
+func (u *Unit) askAfterBegin(ctx, at context.Context, s *Source, tx *sql.Tx) (err error) {
+	a := u.beginOf(s)
+	u.mu.Lock()
+	a.binding = s.Binding // that of another key of the pool may have been the last
+	u.mu.Unlock()
+	u.ask(ctx, a, func(ctx context.Context) { err = s.RunAfterBegin(ctx, at, tx) })
+	return err
+}
+
+// beginOf returns what the AfterBegin for the slot of s is asked for.
 func (u *Unit) beginOf(s *Source) *asked {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -95,15 +101,6 @@ func (u *Unit) beginOf(s *Source) *asked {
 		}
 		rare.begins[s.slot] = a
 	}
-	return a
-}
-
-// nowBeginOf is beginOf for the key whose AfterBegin is about to be asked.
-func (u *Unit) nowBeginOf(s *Source) *asked {
-	a := u.beginOf(s)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	a.binding = s.Binding
 	return a
 }
 
@@ -227,6 +224,20 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 		}
 	}
 	return u.beginFailed(ctx, s, err)
+}
+
+// noteRefused notes what became of a transaction that was begun and ended at once.
+func (u *Unit) noteRefused(ask *txn.Ask) {
+	r := ask.Refused
+	if r == nil {
+		return
+	}
+	if r.Outcome == txn.Ended { // nobody knows how: what AfterBegin did may have stayed
+		u.Keep()
+		u.noteUnknown(r.Err)
+		u.fail(r.Opener.(*Source).at, r.Err)
+	}
+	u.observe(*r)
 }
 
 // beginFailed returns the error of a use for which there is no transaction,

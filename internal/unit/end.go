@@ -33,7 +33,8 @@ func (u *Unit) finish(commit bool) error {
 	for !started {
 		commit = commit && u.decide()
 		var again bool
-		if started, again = u.startEnding(commit); !started && !again {
+		gone := u.host.Context().Err() != nil // not asked under the mutex
+		if started, again = u.startEnding(commit && !gone); !started && !again {
 			return u.result()
 		}
 	}
@@ -61,8 +62,8 @@ func (u *Unit) endUnused() bool {
 	return unused
 }
 
-// startEnding reports whether there is anything to end. again is true if a
-// BeforeCommit function is to run first.
+// startEnding reports whether there is anything to end. again is true if it is to be
+// committed, and a BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
 	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
@@ -70,7 +71,7 @@ func (u *Unit) startEnding(commit bool) (started, again bool) {
 	switch {
 	case u.state >= ending:
 		return false, false
-	case commit && u.indexOfNext(nil) >= 0:
+	case commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
 		return false, true
 	}
 	u.state = ending
@@ -272,42 +273,49 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if err != nil {
 		return err
 	}
-	hooks, err := u.decideAndEnd(ctx, at, s, commit)
+	e := endOf{at: at, source: s, commit: commit, what: "Rollback"}
+	if commit {
+		e.what = "Commit"
+	}
+	if err := u.mayEndNow(ctx, e.what, s.Name(), s.slot, nil); err != nil {
+		return err // without a wait for the turn
+	}
+	done, err := u.mayUse(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer done()
+	hooks, err := u.decideAndEnd(ctx, &e)
 	for _, h := range hooks {
 		h.run()
 	}
 	return err
 }
 
-// decideAndEnd runs the BeforeCommit functions, ends the transaction of s when none
-// is left, and tells Observe.
-func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (hooks []hook, err error) {
-	what := "Rollback"
-	if commit {
-		what = "Commit"
-	}
-	if err := u.mayEndNow(ctx, what, s.Name(), s.slot); err != nil {
-		return nil, err
-	}
-	done, err := u.mayUse(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	var results []txn.Result
-	defer u.observeAll(&results)
-	if commit {
-		defer u.markDeciding([]*txn.Slot{s.slot})()
-	}
-	for again := true; again; {
-		if commit && s.slot.Open() && !s.slot.InSavepoint() {
-			if err := u.runBefores(ctx, s.slot); err != nil {
-				return nil, u.refuse(at, s, err)
-			}
+// endOf is a Commit or a Rollback under way.
+type endOf struct {
+	at       context.Context // of the caller
+	source   *Source
+	commit   bool
+	what     string       // for the text of an error
+	decision *decision    // the run of BeforeCommit functions; nil before the first
+	results  []txn.Result // of what has ended, if somebody wants to know
+}
+
+// decideAndEnd ends the transaction when no BeforeCommit function is left, and runs
+// them before. It tells Observe, without the turn.
+func (u *Unit) decideAndEnd(ctx context.Context, e *endOf) (hooks []hook, err error) {
+	defer u.observeAll(&e.results)
+	defer func() { u.stopDeciding(e.decision) }()
+	for {
+		var again bool
+		if hooks, again, err = u.endNow(ctx, e); !again {
+			return hooks, err
 		}
-		hooks, again, err = u.endNow(ctx, at, s, commit, &results)
+		if err := e.decision.run(ctx); err != nil {
+			return nil, u.refuse(e.at, e.source, err)
+		}
 	}
-	return hooks, err
 }
 
 // busy reports whether a transaction is open in the unit, or being begun.
@@ -325,13 +333,13 @@ func (u *Unit) busy() (bool, error) {
 	return false, nil
 }
 
-// endNow ends the transaction of s while it has the turn. The hooks are for the
-// caller to run, without the turn. What has ended is added to results. again is true
-// if BeforeCommit functions are to run first.
-func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool, results *[]txn.Result) (hooks []hook, again bool, err error) {
+// endNow ends the transaction while it has the turn. The hooks are for the caller to
+// run, without the turn. again is true if BeforeCommit functions are to run first.
+func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, err error) {
+	s := e.source
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
-		if commit && err != txn.ErrFinished {
-			err = u.refuse(at, s, err)
+		if e.commit && err != txn.ErrFinished {
+			err = u.refuse(e.at, s, err)
 		}
 		return nil, false, err
 	}
@@ -339,21 +347,26 @@ func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool, results *
 	switch {
 	case !s.slot.Open():
 		return nil, false, nil
-	case s.slot.InSavepoint() && commit:
-		return nil, false, insideError("Commit", s.Name())
 	case s.slot.InSavepoint():
-		return nil, false, insideError("Rollback", s.Name())
+		return nil, false, insideError(e.what, s.Name())
 	}
-	if commit {
+	// Looked at again: whoever has begun to run functions meanwhile had the turn.
+	if err := u.mayEndNow(ctx, e.what, s.Name(), s.slot, e.decision); err != nil {
+		return nil, false, err
+	}
+	if e.commit {
 		err := s.slot.Quiet(ctx, u.host.Context())
 		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
-			return nil, false, u.refuse(at, s, err)
+			return nil, false, u.refuse(e.at, s, err)
+		}
+		if s.slot.Lost() == nil { // otherwise the end will say so
+			if d := u.startDecidingFor(s.slot, e.decision); d != nil {
+				e.decision = d
+				return nil, true, nil
+			}
 		}
 	}
-	if commit && u.undecided(s.slot) {
-		return nil, true, nil
-	}
-	r := u.end(s.slot, at, commit, nil, results)
+	r := u.end(s.slot, e.at, e.commit, nil, &e.results)
 	return u.takeHooks(s.slot), false, r.Err
 }
 
@@ -371,72 +384,105 @@ func insideError(what, key string) error {
 // EndOpen commits, or rolls back, what is open, and lets the unit go on: before a
 // connection is hijacked.
 func (u *Unit) EndOpen(commit bool) error {
-	slots, err := u.allSlots(commit)
-	if err != nil || len(slots) == 0 {
+	if err := u.mayEndOpen(commit); err != nil {
 		return err
 	}
-	if commit {
-		defer u.markDeciding(slots)()
-	}
-	var hooks []hook
-	for again := true; again; {
-		if commit {
-			if err := u.runBefores(u.host.Context(), slots...); err != nil {
-				return err
+	var d *decision
+	defer func() { u.stopDeciding(d) }()
+	for {
+		hooks, again, err := u.endOpen(commit, &d)
+		if !again {
+			for _, h := range hooks {
+				h.run()
 			}
+			return err
 		}
-		hooks, again, err = u.endOpen(u.slots(), commit) // a function may have begun on another database
+		if err := d.run(u.host.Context()); err != nil {
+			return err
+		}
 	}
-	for _, h := range hooks {
-		h.run()
-	}
-	return err
 }
 
-// allSlots returns the slots that are in use, or why they are not to be ended.
-func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
+// mayEndOpen returns why what is open is not to be ended.
+func (u *Unit) mayEndOpen(commit bool) error {
 	if u.Over() {
-		return nil, txn.ErrFinished
+		return txn.ErrFinished
 	}
 	if err := u.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := u.host.Context().Err(); err != nil && commit {
-		return nil, err
+		return err
 	}
-	slots := u.slots()
-	for _, s := range slots {
+	for _, s := range u.slots() {
 		if s.InSavepoint() {
-			return nil, insideError("Hijack", s.Opener().Name())
+			return insideError("Hijack", s.Opener().Name())
 		}
 	}
-	return slots, u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), slots...)
+	return u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), nil, nil)
 }
 
-// endOpen ends what is open in the slots while it has their turns. The hooks are
-// for the caller to run, without the turns. again is true if BeforeCommit functions
-// are to run first.
-func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, again bool, err error) {
+// endOpen ends what is open while it has the turns of all slots. The hooks are for
+// the caller to run, without the turns. again is true if BeforeCommit functions, the
+// run of which is *d, are to run first.
+func (u *Unit) endOpen(commit bool, d **decision) (hooks []hook, again bool, err error) {
+	slots := u.slots() // a function may have begun on another database
+	if len(slots) == 0 {
+		return nil, false, nil
+	}
+	unlock, err := u.lockAll(slots)
+	if err != nil {
+		return nil, false, err
+	}
+	defer unlock()
 	var open []*txn.Slot
 	for _, s := range slots {
-		if err := s.Lock(u.host.Context(), u.host.Context()); err != nil {
-			return nil, false, err
-		}
-		defer s.Unlock()
 		if s.Open() {
 			open = append(open, s)
 		}
+	}
+	if err := u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), nil, *d); err != nil {
+		return nil, false, err
 	}
 	for _, s := range open {
 		if err := s.Quiet(u.host.Context(), u.host.Context()); err != nil && commit {
 			return nil, false, err
 		}
 	}
-	if commit && u.undecided(slots...) {
-		return nil, true, nil
+	if commit && !slices.ContainsFunc(open, func(s *txn.Slot) bool { return s.Lost() != nil }) {
+		if more := u.startDecidingFor(nil, *d); more != nil {
+			*d = more
+			return nil, true, nil
+		}
 	}
 	if ok := u.endAll(open, commit); !ok && commit {
 		err = u.Err() // a rollback that was asked for is no failure
 	}
 	return u.takeHooks(open...), false, err
+}
+
+// lockAll takes the turns of the slots. It waits for none of them while it has
+// another: an AfterBegin has the turn of its slot, and may wait for that one.
+func (u *Unit) lockAll(slots []*txn.Slot) (unlock func(), err error) {
+	for {
+		n := slices.IndexFunc(slots, func(s *txn.Slot) bool { return !s.TryLock() })
+		if n < 0 && u.Over() {
+			unlockAll(slots)
+			return nil, txn.ErrFinished
+		}
+		if n < 0 {
+			return func() { unlockAll(slots) }, nil
+		}
+		unlockAll(slots[:n])
+		if err := slots[n].Lock(u.host.Context(), u.host.Context()); err != nil {
+			return nil, err
+		}
+		slots[n].Unlock()
+	}
+}
+
+func unlockAll(slots []*txn.Slot) {
+	for _, s := range slots {
+		s.Unlock()
+	}
 }

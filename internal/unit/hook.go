@@ -38,7 +38,7 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	}
 	h.source = s
 	if s.slot != nil {
-		if h.inside.Undone(s.slot) {
+		if h.inside.Undone(u, s.slot) {
 			return undoneError(s.Name())
 		}
 		h.before = s.slot.Ended()
@@ -60,7 +60,7 @@ func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 		if s == nil || !slices.Contains(slots, s) || h.before >= s.Ended() {
 			return false
 		}
-		if !h.inside.Undone(s) {
+		if !h.inside.Undone(u, s) {
 			h.outcome = s.Last().Outcome
 			hooks = append(hooks, h)
 		}
@@ -89,7 +89,7 @@ func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
 func (h *hook) decide(open []*txn.Slot, commit bool) {
 	s := h.source.slot
 	switch {
-	case h.inside.Undone(s):
+	case h.inside.Undone(h.unit, s):
 		h.outcome = txn.Unknown // neither kind runs
 	case s != nil && slices.Contains(open, s):
 		h.outcome = s.Last().Outcome

@@ -19,8 +19,9 @@
 // In this order: the turn at a source's choice, the turn of a slot, the unit's
 // mutex, a slot's mutex. The mutex is held for a few instructions; no function of
 // the program is called under it. Turns are held while Route and TxOptions, or a
-// driver, are waited for. EndOpen alone holds the turns of several slots: it takes
-// them in the order of the list used.slots.
+// driver, are waited for. An AfterBegin runs with the turn of its slot, and may take
+// those of others: waits in a circle are found out (asking.go). EndOpen takes the
+// turns of all slots, and waits for none while it has another.
 package unit
 
 import (
@@ -127,7 +128,7 @@ type seldom struct {
 	unknown error // the first of a transaction that others have ended; nobody knows how
 
 	befores  []before             // BeforeCommit functions that have not run, in the order of registration
-	deciding []*txn.Slot          // whose BeforeCommit functions run for an explicit Commit or Hijack, until that is over
+	deciding []*decision          // for explicit Commits and Hijack, until they are over
 	order    []*txn.Slot          // whose BeforeCommit functions have run, the last one last
 	begins   map[*txn.Slot]*asked // of AfterBegin
 }
