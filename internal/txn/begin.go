@@ -220,6 +220,7 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed
 	}
+	a.ran = true
 	return begun, a.AfterBegin(ctx, begun)
 }
 
