@@ -398,6 +398,15 @@ func (x *attempt) failedAt() *scope {
 	return &x.scope
 }
 
+// WriteHeader sets the status. One of 400 or more that comes when another one has
+// left is never part of a good response: the page that broke half-way.
+func (x *attempt) WriteHeader(status int) {
+	if first, _, streams := x.Status(); streams && first < 400 && status >= 400 {
+		_ = x.unit.FailIfBegun(&x.scope, fmt.Errorf("sqlreq: status %d was set when the response had begun to stream with status %d", status, first))
+	}
+	x.Writer.WriteHeader(status)
+}
+
 // Hijack commits what is open and takes the connection over. It fails, and
 // leaves the connection alone, if that is impossible or the commit fails.
 func (x *attempt) Hijack() (net.Conn, *bufio.ReadWriter, error) {

@@ -142,12 +142,12 @@ func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func
 	return f
 }
 
-// Status returns the status set so far, 0 if there is none, and whether it has
-// left, so that it cannot be replaced any more.
-func (w *Writer) Status() (status int, sent bool) {
+// Status returns the status set so far, 0 if there is none, and, as long as the
+// handler runs, whether its response is held or streams.
+func (w *Writer) Status() (status int, held, streams bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return int(w.status), w.phase != holding
+	return int(w.status), w.phase == holding && !w.handlerDone, w.phase == streaming && !w.handlerDone
 }
 
 // overLocked reports whether net/http has taken the response back: it cancels the

@@ -14,7 +14,7 @@ import (
 // Afterwards nothing can begin in it. status is handed to the host. It returns the
 // first failure; a second call does nothing else.
 func (u *Unit) Finish(status int) error {
-	return u.finish(u.Err() == nil && u.host.Commits(status, u.joined()))
+	return u.finish(u.failed.Load() == nil && u.host.Commits(status, u.joined()))
 }
 
 // Abandon ends the unit when the program has not returned: what is open is rolled back.

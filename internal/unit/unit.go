@@ -81,7 +81,7 @@ const (
 type Unit struct {
 	host Host // set by Init, only read from then on: no lock
 
-	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail
+	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail, which replaces one that does not count
 	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, by use, with mu
 
 	mu        sync.Mutex // guards what follows, and what used holds
@@ -95,7 +95,9 @@ type failure struct {
 	err error
 	// only is whether nothing but the transactions fails: the answer stands.
 	only bool
-	at   context.Context // of the handler that failed; nil: of the host itself
+	// begun is whether it counts only where a transaction was begun.
+	begun bool
+	at    context.Context // of the handler that failed; nil: of the host itself
 }
 
 // used is what a unit of work has used. Most use one key of one database: the
@@ -212,9 +214,40 @@ func (u *Unit) Fail(at context.Context, err error) error {
 }
 
 func (u *Unit) fail(at context.Context, err error) {
-	if err != nil && u.failed.Load() == nil {
-		u.failed.CompareAndSwap(nil, &failure{err: err, at: at})
+	if err == nil || u.failure() != nil {
+		return
 	}
+	f := &failure{err: err, at: at}
+	if !u.failed.CompareAndSwap(nil, f) {
+		if first := u.failed.Load(); first.begun && !u.hasBegun() {
+			u.failed.CompareAndSwap(first, f)
+		}
+	}
+}
+
+// FailIfBegun is Fail with an error that counts only if a transaction was begun in
+// the unit, or is yet to be.
+func (u *Unit) FailIfBegun(at context.Context, err error) error {
+	if u.Over() {
+		return txn.ErrFinished
+	}
+	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, begun: true})
+	return nil
+}
+
+// hasBegun reports whether a transaction was begun in the unit.
+func (u *Unit) hasBegun() bool {
+	use := u.used.Load()
+	return use != nil && use.begins.Load() > 0
+}
+
+// failure returns the first failure that counts, nil if there is none.
+func (u *Unit) failure() *failure {
+	f := u.failed.Load()
+	if f != nil && f.begun && !u.hasBegun() {
+		return nil
+	}
+	return f
 }
 
 // RollbackOnly makes the unit roll back because of err, unless it has failed
@@ -229,16 +262,16 @@ func (u *Unit) RollbackOnly(at context.Context, err error) error {
 
 // AnswerStands reports whether the first failure was a RollbackOnly.
 func (u *Unit) AnswerStands() bool {
-	f := u.failed.Load()
+	f := u.failure()
 	return f != nil && f.only
 }
 
 // failByItself makes the unit fail with err, which is of nobody in particular.
-func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
+func (u *Unit) failByItself(err error) { u.fail(nil, err) }
 
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
-	if f := u.failed.Load(); f != nil {
+	if f := u.failure(); f != nil {
 		return f.err
 	}
 	return nil
@@ -263,7 +296,7 @@ func (u *Unit) result() error {
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
 // nobody in particular.
 func (u *Unit) FailedAt() context.Context {
-	if f := u.failed.Load(); f != nil {
+	if f := u.failure(); f != nil {
 		return f.at
 	}
 	return nil
