@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"time"
 	"unsafe"
@@ -51,8 +50,10 @@ type Registry struct {
 	// with the context of the request or the Do, in its goroutine.
 	Observe func(context.Context, Event)
 
-	// Logger gets the failures from 500 up and those of streaming responses; nil
-	// means slog.Default().
+	// Logger gets the failures, at the level of what the client was sent: from a
+	// status of 500 up, and for a response that was broken off, as errors, else for
+	// debugging; work that may have stayed as a warning at least. nil means
+	// slog.Default().
 	Logger *slog.Logger
 
 	bindings map[Key]*binding
@@ -186,6 +187,9 @@ type middleware struct {
 
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	outer := scopeOf(r.Context())
+	if outer != nil && outer.unit.Refused() == unit.ErrHijacked {
+		outer = nil // r came over a connection that was hijacked: it is a request of its own
+	}
 	if outer != nil && outer.root().req != nil && !outer.over() {
 		m.nested(outer, w, r)
 		return
@@ -336,14 +340,14 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 	case err == nil:
 		x.Release()
 	case state.Hijacked, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
-		x.logAnswered(err)
+		x.logAnswered(state, err)
 		x.Release()
 	case state.Held:
 		x.Reset()
 		x.answer(rw, r, err)
 		x.Close()
 	default:
-		x.logFailure(err)
+		x.log(slog.LevelError, StatusCode(err), err)
 		x.Abort()
 		x.Close()
 		abort = true
@@ -383,7 +387,8 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	case w.Untouched():
 		answer(w, at.req, reg.logger(), x.unit.Attempt(), err)
 	case MayHaveCommitted(err) || x.unit.CommitFailed():
-		x.logFailure(err) // the rest is the ErrorHandler's business
+		status, _, _ := w.Status()
+		x.log(levelOf(status, err), status, err) // the rest is the ErrorHandler's business
 	}
 	answered = true
 	w.HandlerDone()
@@ -408,11 +413,16 @@ func (x *attempt) WriteHeader(status int) {
 }
 
 // Hijack commits what is open and takes the connection over. It fails, and
-// leaves the connection alone, if that is impossible or the commit fails.
+// leaves the connection alone, if that is impossible or the commit fails. Nothing
+// begins any more then.
 func (x *attempt) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return x.HijackAfter(func(status int) error {
+	conn, rw, err := x.HijackAfter(func(status int) error {
 		return x.unit.EndOpen(status < 400)
 	})
+	if err == nil {
+		x.unit.Hijacked()
+	}
+	return conn, rw, err
 }
 
 // Context, Outer, Within, Retryable, Commits and Answered make x the host of its unit.
@@ -446,44 +456,27 @@ func (x *attempt) Answered() bool { return !x.Untouched() }
 
 func (x *attempt) root() *scope { return &x.scope }
 
-func (reg *Registry) logger() *slog.Logger {
-	if reg.Logger != nil {
-		return reg.Logger
-	}
-	return slog.Default()
-}
-
-func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
-
-// logAnswered logs the error of a request whose handler's answer stands.
-func (x *attempt) logAnswered(err error) {
-	switch {
-	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
-		x.log(slog.LevelError, err)
-	case MayHaveCommitted(err):
-		x.log(slog.LevelWarn, err)
-	case x.unit.AnswerStands():
-		x.log(slog.LevelDebug, err)
-	}
-}
-
-func (x *attempt) log(level slog.Level, err error) {
-	at := x.failedAt()
-	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
-}
-
 func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished
 	}
-	return s.unit.Fail(s, err)
+	refused := s.unit.Fail(s, err)
+	if refused == unit.ErrHijacked {
+		s.logOnly(err, false)
+		return nil
+	}
+	return refused
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
 
 // panicked notes that a handler in s did not return. Should something outside
 // of it recover, the request fails all the same.
-func (s *scope) panicked() { _ = s.fail(errPanicked) }
+func (s *scope) panicked() {
+	if s.access.closed == nil {
+		_ = s.unit.Fail(s, errPanicked)
+	}
+}
 
 func (p *Retry) retryable(err error) bool {
 	if err = harmless(err); isBeginTimeout(err) {
@@ -620,20 +613,3 @@ func (d *doAttempt) Commits(int, []any) bool { return true } // its error is the
 func (d *doAttempt) Answered() bool { return false }
 
 func (d *doAttempt) root() *scope { return &d.scope }
-
-// protect runs a hook or Observe: a panic of it is logged, and changes nothing. r
-// is nil in a Do.
-func (reg *Registry) protect(r *http.Request, what string, fn func()) {
-	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		attrs := []any{"panic", v, "stack", string(debug.Stack())}
-		if r != nil {
-			attrs = append(attrs, "method", r.Method, "path", r.URL.Path)
-		}
-		reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
-	}()
-	fn()
-}

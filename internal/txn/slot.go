@@ -96,11 +96,11 @@ var (
 
 // endedByServer is the error of a transaction that others than *sql.Tx have ended.
 func endedByServer(key string) error {
-	return reason.New(ErrTxEnded, "sqlreq: key %q: when the transaction was to be rolled back the server had ended it already, or the answer did not come; what ran after that end may have been committed", key)
+	return reason.OfKey(key, ErrTxEnded, "when the transaction was to be rolled back the server had ended it already, or the answer did not come; what ran after that end may have been committed")
 }
 
 func endedError(key string) error {
-	return reason.New(ErrTxEnded, "sqlreq: key %q: %s", key, strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
+	return reason.OfKey(key, ErrTxEnded, "%s", strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
 }
 
 // state is that of a slot's transaction; see the package comment.
@@ -252,7 +252,7 @@ func (s *Slot) InSavepoint() bool {
 // for: it may take long, and whoever sent it ends what it began. Close waits for a
 // Commit, a Rollback, and the begin or the end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
-	if s.shut() {
+	if s.Shut() {
 		return false
 	}
 	_ = s.turn.Lock(context.Background()) // which does not end
@@ -260,8 +260,9 @@ func (s *Slot) Close() (isOpen bool) {
 	return s.Open()
 }
 
-// shut closes the slot and reports whether a BEGIN is under way.
-func (s *Slot) shut() bool {
+// Shut closes the slot and reports whether a BEGIN is under way, which it cancels. It
+// waits for nobody: what is open may be used or ended meanwhile.
+func (s *Slot) Shut() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

@@ -44,8 +44,8 @@ func (u *Unit) enterAtomic(ctx context.Context) (g *txn.Group, leave func(), err
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return nil, nil, txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return nil, nil, err
 	}
 	use := u.use()
 	outer := use.atomic.Load()
@@ -79,6 +79,7 @@ func (u *Unit) saveAll(ctx context.Context, g *txn.Group) error {
 		if err == nil {
 			continue
 		}
+		err = u.ofEnd(err)
 		u.Met(err)
 		for _, sp := range g.Members() {
 			err = joinIf(err, sp.Release(nameOf(sp)))

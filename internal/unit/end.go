@@ -3,6 +3,7 @@ package unit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -274,8 +275,8 @@ func (u *Unit) decideAndEnd(ctx, at context.Context, s *Source, commit bool) (r 
 func (u *Unit) busy() (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return false, txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return false, err
 	}
 	for s := u.firstSlot(); s != nil; s = s.next {
 		if s.Busy() {
@@ -289,8 +290,8 @@ func (u *Unit) busy() (bool, error) {
 // caller to run, without the turn. The zero Result means that nothing was ended.
 // again is true if BeforeCommit functions are to run first.
 func (u *Unit) endNow(ctx, at context.Context, s *Source, commit bool) (r txn.Result, hooks []hook, again bool, err error) {
-	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
-		if commit && err != txn.ErrFinished {
+	if err := u.ofEnd(s.slot.Lock(ctx, u.host.Context())); err != nil {
+		if commit && !errors.Is(err, txn.ErrFinished) {
 			err = u.refuse(at, s, err)
 		}
 		return r, nil, false, err
@@ -329,8 +330,9 @@ func insideError(what, key string) error {
 }
 
 // EndOpen commits, or rolls back, what is open, and lets the unit go on: before a
-// connection is hijacked.
+// connection is hijacked. After a RollbackOnly it rolls back.
 func (u *Unit) EndOpen(commit bool) error {
+	commit = commit && !u.AnswerStands()
 	slots, err := u.allSlots(commit)
 	if err != nil || len(slots) == 0 {
 		return err
@@ -345,7 +347,7 @@ func (u *Unit) EndOpen(commit bool) error {
 				return err
 			}
 		}
-		hooks, again, err = u.endOpen(u.slots(), commit) // a function may have begun on another database
+		hooks, again, err = u.endOpen(u.busySlots(), commit) // a function may have begun on another database
 	}
 	for _, h := range hooks {
 		h.run()
@@ -353,15 +355,17 @@ func (u *Unit) EndOpen(commit bool) error {
 	return err
 }
 
-// allSlots returns the slots that are in use, or why they are not to be ended.
+// allSlots returns the slots that are in use, or why they are not to be ended. With
+// none in use it asks no context: a client that has shut down its sending side is
+// still there.
 func (u *Unit) allSlots(commit bool) ([]*txn.Slot, error) {
-	if err := u.Err(); err != nil {
+	if err := u.Err(); err != nil && !u.AnswerStands() {
 		return nil, err
 	}
-	if err := u.host.Context().Err(); err != nil && commit {
+	slots := u.busySlots()
+	if err := u.host.Context().Err(); err != nil && commit && len(slots) > 0 {
 		return nil, err
 	}
-	slots := u.slots()
 	for _, s := range slots {
 		if s.InSavepoint() {
 			return nil, insideError("Hijack", s.Opener().Name())
@@ -396,4 +400,42 @@ func (u *Unit) endOpen(slots []*txn.Slot, commit bool) (hooks []hook, again bool
 		err = u.Err() // a rollback that was asked for is no failure
 	}
 	return u.takeHooks(open...), false, err
+}
+
+// busySlots returns those with a transaction that is open, or being begun or ended.
+func (u *Unit) busySlots() []*txn.Slot {
+	return slices.DeleteFunc(u.slots(), func(s *txn.Slot) bool { return !s.Busy() })
+}
+
+// Hijacked notes that the connection was hijacked. Nothing begins any more; what
+// another goroutine has begun since EndOpen is rolled back, and a begin under way is
+// given up.
+func (u *Unit) Hijacked() {
+	if !u.startHijacked() {
+		return
+	}
+	var open []*txn.Slot
+	for _, s := range u.slots() {
+		if s.Close() {
+			open = append(open, s)
+		}
+	}
+	if len(open) == 0 {
+		return
+	}
+	u.endAll(open, false)
+	for _, h := range u.takeHooks(open...) {
+		h.run()
+	}
+}
+
+// startHijacked reports whether the unit was running.
+func (u *Unit) startHijacked() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state != running {
+		return false
+	}
+	u.state = hijacked
+	return true
 }

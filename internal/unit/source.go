@@ -88,7 +88,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 		return s, nil
 	}
 	if u.state >= ending {
-		return nil, txn.ErrFinished
+		return nil, txn.ErrFinished // but after a Hijack DB works
 	}
 	first := u.use().sources.Load()
 	s := &u.use().firstSource
@@ -129,6 +129,9 @@ func (u *Unit) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
 		use.slots.next = s
 	}
 	s.Init(db, tx)
+	if u.state == hijacked {
+		s.Shut() // it is there for DB only
+	}
 	return &s.Slot
 }
 
@@ -141,8 +144,8 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 		return u.beginFailed(ctx, s, err)
 	}
 	defer c.turn.Unlock()
-	if u.Over() {
-		return txn.ErrFinished
+	if err := u.Refused(); err != nil && err != ErrHijacked {
+		return err
 	}
 	if !c.routed {
 		if err := u.route(ctx, at, s); err != nil {

@@ -4,8 +4,10 @@
 //
 // # The states of a unit
 //
+//	   ┌───────────▶ hijacked ───┐
+//	   │                         ▼
 //	running ──▶ deciding ──▶ ending ──▶ ended
-//	   └───────────────────────▲
+//	   └─────────────────────────▲
 //
 // While it is running, statements, Commit, Rollback and Savepoint are welcome,
 // and so are hooks. It is deciding while the BeforeCommit functions run, after
@@ -13,6 +15,10 @@
 // unit without such functions, and one that is not to commit, goes from running to
 // ending at once. That closes every slot first (package txn), so that nothing begins
 // any more, then what is open is ended, and the unit has ended. The hooks run last.
+//
+// A unit whose connection was hijacked begins nothing any more either: its slots
+// are closed, and so is every slot that it gets later. It ends with the program's
+// return all the same.
 //
 // # Locks
 //
@@ -24,12 +30,14 @@
 package unit
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -72,6 +80,7 @@ type state uint8
 const (
 	running  state = iota
 	deciding       // BeforeCommit functions run
+	hijacked       // every slot is closed; the program goes on
 	ending         // every slot is closed, or is being closed; transactions end
 	ended          // every transaction has ended; the hooks run, or have run
 )
@@ -105,7 +114,7 @@ type failure struct {
 // mutex guards it, but for begins.
 type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
-	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has begun to end
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
 	seldom  *seldom                // what few units need; nil in the others
 
@@ -145,7 +154,7 @@ func (u *Unit) rare() *seldom {
 // slot is a txn.Slot in the unit's list.
 type slot struct {
 	txn.Slot       // has locks of its own
-	next     *slot // guarded by the unit's mutex while it is running; not written afterwards
+	next     *slot // guarded by the unit's mutex until it ends; not written afterwards
 }
 
 // Init makes u the host's unit of work. Attempts count from 1.
@@ -171,10 +180,35 @@ func (u *Unit) use() *used {
 }
 
 // Over reports whether the transactions of u are no longer to be used.
-func (u *Unit) Over() bool {
+func (u *Unit) Over() bool { return u.Refused() != nil }
+
+// ErrHijacked is what a use gets when the connection was hijacked.
+var ErrHijacked = reason.New(txn.ErrFinished, "sqlreq: the connection was hijacked, and nothing begins in its request any more; use Registry.Do for each message")
+
+// Refused returns why the transactions of u are no longer to be used, nil if they are.
+func (u *Unit) Refused() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.state >= ending
+	return u.refused()
+}
+
+// refused is Refused for who holds u.mu.
+func (u *Unit) refused() error {
+	switch {
+	case u.state >= ending:
+		return txn.ErrFinished
+	case u.state == hijacked:
+		return ErrHijacked
+	}
+	return nil
+}
+
+// ofEnd returns the error of a slot that is closed as that of the unit.
+func (u *Unit) ofEnd(err error) error {
+	if err != txn.ErrFinished {
+		return err
+	}
+	return cmp.Or(u.Refused(), err)
 }
 
 // Join notes, once, that somebody takes part in the decision: see Host.Commits.
@@ -206,8 +240,8 @@ func (u *Unit) joined() []any {
 // Fail makes the unit fail with err, unless it has failed already; nil does
 // nothing. at is the context of who fails.
 func (u *Unit) Fail(at context.Context, err error) error {
-	if u.Over() {
-		return txn.ErrFinished
+	if refused := u.Refused(); refused != nil {
+		return refused
 	}
 	u.fail(at, err)
 	return nil
@@ -228,8 +262,8 @@ func (u *Unit) fail(at context.Context, err error) {
 // FailIfBegun is Fail with an error that counts only if a transaction was begun in
 // the unit, or is yet to be.
 func (u *Unit) FailIfBegun(at context.Context, err error) error {
-	if u.Over() {
-		return txn.ErrFinished
+	if refused := u.Refused(); refused != nil {
+		return refused
 	}
 	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, begun: true})
 	return nil
@@ -253,8 +287,8 @@ func (u *Unit) failure() *failure {
 // RollbackOnly makes the unit roll back because of err, unless it has failed
 // already; what the program has answered stands.
 func (u *Unit) RollbackOnly(at context.Context, err error) error {
-	if u.Over() {
-		return txn.ErrFinished
+	if refused := u.Refused(); refused != nil {
+		return refused
 	}
 	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, only: true})
 	return nil
