@@ -378,3 +378,20 @@ func TestG2PrefixAfterHijack(t *testing.T) {
 		}
 	})), (&url.URL{Path: "/app/x"}).String())
 }
+
+// TestG2HijackInRoute: the use that has asked the Route begins nothing either.
+func TestG2HijackInRoute(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	var hijackNow func()
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Route: func(context.Context, *http.Request) (*sql.DB, error) {
+		hijackNow()
+		return db, nil
+	}})
+	hijackAsk(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hijackNow = func() { _ = hijack(t, w).Close() }
+		if wrong := hijacked(insert(r.Context())); wrong != "" {
+			t.Error(wrong)
+		}
+	})), "/")
+	sqlreqtest.Idle(t, db)
+}
