@@ -537,17 +537,19 @@ func keyOf(err error) string {
 // is nil in a Do.
 func (reg *Registry) protect(r *http.Request, what string, fn func()) {
 	defer func() {
-		v := recover()
-		if v == nil {
-			return
+		if v := recover(); v != nil {
+			reg.logPanic(r, what, v, debug.Stack())
 		}
-		attrs := []any{"panic", v, "stack", string(debug.Stack())}
-		if r != nil {
-			attrs = append(attrs, "method", r.Method, "path", pathOf(r))
-		}
-		reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
 	}()
 	fn()
+}
+
+func (reg *Registry) logPanic(r *http.Request, what string, v any, stack []byte) {
+	attrs := []any{"panic", v, "stack", string(stack)}
+	if r != nil {
+		attrs = append(attrs, "method", r.Method, "path", pathOf(r))
+	}
+	reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
 }
 
 func statusText(code int) string {

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 	"unsafe"
@@ -277,15 +279,18 @@ func (x *attempt) serve(next http.Handler, w http.ResponseWriter, r *http.Reques
 		if !again { // the next attempt gets the request as it arrived
 			copyBack(r, x.scope.req)
 		}
-		if !over {
-			x.unwind()
+		if !over && x.unwind() == held.Exit {
+			x.exit(recover(), debug.Stack())
 		}
 	}()
 	next.ServeHTTP(x, x.scope.req)
-	again, abort := x.finish(w, r, t)
+	again, end := x.finish(w, r, t)
 	over = true
-	if abort {
+	switch end {
+	case held.Panic:
 		panic(http.ErrAbortHandler)
+	case held.Exit:
+		runtime.Goexit()
 	}
 	return again
 }
@@ -304,34 +309,43 @@ func copyBack(r, inner *http.Request) {
 }
 
 // unwind ends the attempt when the handler, or a function of the program called
-// at the end, panics or exits the goroutine. There is no recover: the panic goes
-// on with its value and stack.
-func (x *attempt) unwind() {
+// at the end, panics or exits the goroutine. The panic goes on with its value and
+// stack, without a recover, unless only the end of the goroutine breaks the response.
+func (x *attempt) unwind() held.End {
 	state := x.HandlerDone()
 	x.unit.Abandon()
-	drop(&x.Writer, state)
+	return drop(&x.Writer, state)
 }
 
 // drop makes sure that a response whose handler did not return is no success.
-func drop(w *held.Writer, state held.State) {
+func drop(w *held.Writer, state held.State) (end held.End) {
 	switch {
 	case state.Hijacked:
 	case state.Held:
 		w.Reset()
 	default:
-		w.Abort() // a middleware outside may recover, and net/http complete the response
+		end = w.Abort() // a middleware outside may recover, and net/http complete the response
 	}
 	w.Close()
+	return end
+}
+
+// exit ends the goroutine of a handler that panicked with v, nil if it exits already.
+func (x *attempt) exit(v any, stack []byte) {
+	if v != nil && v != http.ErrAbortHandler {
+		x.scope.access.reg.logPanic(x.scope.req, "a handler", v, stack)
+	}
+	runtime.Goexit()
 }
 
 // finish ends the attempt when the handler has returned.
-func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again, abort bool) {
+func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again bool, end held.End) {
 	state := x.HandlerDone()
 	err := x.unit.Finish(state.Status)
 	if t != nil && state.Held && t.shouldRetry(&x.unit, state.Status, err) {
 		x.Reset() // but no Close, which would let what this attempt has left running write to the next one's response
 		x.removeFiles(r)
-		return true, false
+		return true, held.Return
 	}
 	if err != nil {
 		err = mark(&x.unit, err, t != nil || x.scope.access.reg.Retry.Attempts <= 1)
@@ -348,11 +362,10 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 		x.Close()
 	default:
 		x.log(slog.LevelError, StatusCode(err), err)
-		x.Abort()
+		end = x.Abort()
 		x.Close()
-		abort = true
 	}
-	return false, abort
+	return false, end
 }
 
 // removeFiles removes the files of a form that the attempt has parsed: the caller
@@ -375,8 +388,8 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	w.DefaultStatus(StatusCode(err))
 	answered := false
 	defer func() {
-		if !answered {
-			drop(w, w.HandlerDone())
+		if !answered && drop(w, w.HandlerDone()) == held.Exit {
+			x.exit(recover(), debug.Stack())
 		}
 	}()
 	retryAfter(w, err)

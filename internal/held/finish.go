@@ -1,11 +1,7 @@
 package held
 
 import (
-	"math"
-	"net"
 	"net/http"
-	"strconv"
-	"time"
 )
 
 // State is what the end of a request is decided by.
@@ -145,47 +141,6 @@ func (w *Writer) Reset() {
 	}
 	w.freeLocked()
 	w.status, w.written, w.length = 0, 0, -1
-}
-
-// Abort makes sure that a response whose header is out cannot be taken for a
-// complete one, whatever a middleware outside does. The caller panics with
-// http.ErrAbortHandler then.
-func (w *Writer) Abort() {
-	closes := w.endsWithConnection()
-	_, _ = w.takeLastByte()
-	rc := http.NewResponseController(w.rw)
-	// Where the end of the connection is the end of the response, only a reset
-	// tells the client that something is missing. A middleware outside without
-	// Unwrap may hide SetWriteDeadline, but not Hijack.
-	if !closes && rc.SetWriteDeadline(time.Unix(1, 0)) == nil {
-		return
-	}
-	if conn, _, err := rc.Hijack(); err == nil {
-		reset(conn)
-		return
-	}
-	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
-		// A writer that buffers, like http.TimeoutHandler's, may send all of it
-		// if the panic is recovered in between: then it is too short.
-		w.rw.Header().Set("Content-Length", strconv.FormatInt(math.MaxInt64, 10))
-	}
-}
-
-// endsWithConnection reports whether the end of the connection is the end of the response.
-func (w *Writer) endsWithConnection() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.length < 0 && !w.req.ProtoAtLeast(1, 1)
-}
-
-func reset(conn net.Conn) {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = t.NetConn() // TLS would say goodbye
-	}
-	if t, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = t.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 // Close ends w. What is written to it from now on goes to the underlying writer.
