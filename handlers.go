@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"reflect"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -505,6 +507,22 @@ func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, status, 
 		attrs = append(attrs, slog.String("key", key))
 	}
 	logger.LogAttrs(context.WithoutCancel(ctx), level, text, attrs...)
+}
+
+// logSuperfluous logs a WriteHeader that comes too late, with who called it.
+func (x *attempt) logSuperfluous(status int) {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	f, more := frames.Next()
+	for ours := "github.com/sqlreq/sqlreq"; more; f, more = frames.Next() {
+		if !strings.HasPrefix(f.Function, ours+".(*") && !strings.HasPrefix(f.Function, ours+"/internal/held.") && !strings.HasPrefix(f.Function, "net/http.") {
+			break
+		}
+	}
+	r := x.scope.req
+	x.scope.access.reg.logger().LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "sqlreq: superfluous WriteHeader",
+		slog.String("method", r.Method), slog.String("path", pathOf(r)), slog.Int("status", status),
+		slog.String("caller", fmt.Sprintf("%s (%s:%d)", f.Function, path.Base(f.File), f.Line)))
 }
 
 // pathOf returns the path that the client has asked for, with every prefix that was

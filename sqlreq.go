@@ -320,7 +320,7 @@ func (x *attempt) unwind() held.End {
 // drop makes sure that a response whose handler did not return is no success.
 func drop(w *held.Writer, state held.State) (end held.End) {
 	switch {
-	case state.Hijacked:
+	case state.Hijacked, state.Stands:
 	case state.Held:
 		w.Reset()
 	default:
@@ -353,7 +353,7 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 	switch {
 	case err == nil:
 		x.Release()
-	case state.Hijacked, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
+	case state.Hijacked, state.Stands, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
 		x.logAnswered(state, err)
 		x.Release()
 	case state.Held:
@@ -419,10 +419,27 @@ func (x *attempt) failedAt() *scope {
 // WriteHeader sets the status. One of 400 or more that comes when another one has
 // left is never part of a good response: the page that broke half-way.
 func (x *attempt) WriteHeader(status int) {
-	if first, _, streams := x.Status(); streams && first < 400 && status >= 400 {
+	first, holds, streams := x.Status()
+	if superfluous := first != 0 && (holds || streams) && (status < 100 || status == 101 || 200 <= status && status < 400); superfluous {
+		x.logSuperfluous(status)
+		return
+	}
+	if streams && first < 400 && status >= 400 {
 		_ = x.unit.FailIfBegun(&x.scope, fmt.Errorf("sqlreq: status %d was set when the response had begun to stream with status %d", status, first))
 	}
 	x.Writer.WriteHeader(status)
+}
+
+// Flush is FlushError for http.Flusher.
+func (x *attempt) Flush() { _ = x.FlushError() }
+
+// FlushError sends what is there. An answer of 400 or more that no CommitIf can make
+// a success is sent whole.
+func (x *attempt) FlushError() error {
+	if status, _, _ := x.Status(); status < 400 || x.scope.access.reg.CommitIf != nil || x.unit.Joined() {
+		return x.Writer.FlushError()
+	}
+	return x.FlushAnswer()
 }
 
 // Hijack commits what is open and takes the connection over. It fails, and

@@ -1,6 +1,7 @@
 package held
 
 import (
+	"maps"
 	"net/http"
 )
 
@@ -8,6 +9,7 @@ import (
 type State struct {
 	Status   int  // 200 if none was set
 	Held     bool // nothing but 1xx responses has left
+	Stands   bool // an answer of 400 or more was flushed, see FlushAnswer
 	Hijacked bool
 }
 
@@ -15,7 +17,7 @@ type State struct {
 func (w *Writer) HandlerDone() State {
 	w.mu.Lock()
 	w.handlerDone = true
-	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
+	s := State{Status: int(w.status), Held: w.phase == holding, Stands: w.stands, Hijacked: w.phase == hijacked}
 	if s.Status == 0 {
 		s.Status = int(w.defaultStatus)
 	}
@@ -75,12 +77,16 @@ func (w *Writer) startRelease() (do releasing, held *body) {
 }
 
 func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
-	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.length < 0 && w.written > int64(w.body.length()) {
-		w.declareCountedLocked()
-	}
 	do = releaseHeld
 	if w.chunkedByCopy && w.laterTrailersLocked() {
 		do = releaseFlushed // so it is chunked, as from net/http alone, and can have trailers
+	}
+	switch {
+	case w.req.Method != http.MethodHead || !bodyAllowed(w.status) || w.length >= 0 || w.written <= int64(w.body.length()) && !w.flushWaits:
+	case w.compressibleLocked():
+		do = releaseFlushed // so that nobody outside takes the first bytes for all
+	case !w.sent.has("Content-Length") && w.written > int64(w.body.length()): // or it is nil
+		w.declareCountedLocked()
 	}
 	w.startLocked()
 	if held = w.takeBodyLocked(); held == nil && do == releaseHeld {
@@ -114,7 +120,7 @@ func (w *Writer) noteReleased() {
 
 func (w *Writer) endReleaseLocked() {
 	if w.ownHeader && w.sent != nil {
-		w.sent.change(w.outerHeaderLocked(), w.header) // for the trailers
+		maps.Copy(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
 	}
 	w.closeLocked()
 }

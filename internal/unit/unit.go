@@ -224,6 +224,9 @@ func (u *Unit) Join(who any) {
 	rare.joined = append(rare.joined, who)
 }
 
+// Joined reports whether somebody does.
+func (u *Unit) Joined() bool { return len(u.joined()) > 0 }
+
 func (u *Unit) joined() []any {
 	use := u.used.Load()
 	if use == nil {
