@@ -74,8 +74,8 @@ func TestHandlerFuncWithoutRegistry(t *testing.T) {
 	}{
 		{context.Background(), nil, 200, "", ""},
 		{context.Background(), sqlreqtest.ErrTest, 500, "ERROR", ""},
-		{context.Background(), sqlreq.Errorf(404, "secret"), 404, "", ""},
-		{context.Background(), &http.MaxBytesError{}, 413, "", ""},
+		{context.Background(), sqlreq.Errorf(404, "secret"), 404, "DEBUG", ""},
+		{context.Background(), &http.MaxBytesError{}, 413, "DEBUG", ""},
 		{gone, sqlreqtest.ErrTest, 503, "DEBUG", "1"},
 	}
 	for _, test := range tests {
