@@ -430,7 +430,7 @@ func (reg *Registry) logger() *slog.Logger {
 // levelOf returns the level at which err is logged when the client was sent status.
 func levelOf(status int, err error) slog.Level {
 	switch {
-	case status >= 500 || commitFailed(err):
+	case status >= 500:
 		return slog.LevelError
 	case MayHaveCommitted(err):
 		return slog.LevelWarn
@@ -512,12 +512,10 @@ func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, status, 
 // logSuperfluous logs a WriteHeader that comes too late, with who called it.
 func (x *attempt) logSuperfluous(status int) {
 	pcs := make([]uintptr, 64)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
 	f, more := frames.Next()
-	for ours := "github.com/sqlreq/sqlreq"; more; f, more = frames.Next() {
-		if !strings.HasPrefix(f.Function, ours+".(*") && !strings.HasPrefix(f.Function, ours+"/internal/held.") && !strings.HasPrefix(f.Function, "net/http.") {
-			break
-		}
+	for more && strings.HasPrefix(f.Function, "net/http.") { // as of http.Redirect
+		f, more = frames.Next()
 	}
 	r := x.scope.req
 	x.scope.access.reg.logger().LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "sqlreq: superfluous WriteHeader",

@@ -357,3 +357,20 @@ func TestG10LateCallsOverHTTP2(t *testing.T) {
 		}
 	}
 }
+
+// TestG10FlushedErrorStandsUnderARecoverer: it is not broken off, also if only its
+// end is missing.
+func TestG10FlushedErrorStandsUnderARecoverer(t *testing.T) {
+	for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
+		for _, length := range []bool{true, false} {
+			reg := wireRegistry(t, false, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+			h := lateOnce(lateRecoverer(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				flushError(w, length)
+				panic("boom")
+			}))))
+			if got := p.start(t, h)("GET", "/"); got.err != nil || got.status != 500 || got.body != wireSmall {
+				t.Errorf("%s, length %t: got %v, want the flushed answer", p.name, length, got)
+			}
+		}
+	}
+}
