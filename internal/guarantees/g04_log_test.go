@@ -151,16 +151,24 @@ func TestG4LoggerAttributes(t *testing.T) {
 
 // A COMMIT that failed is somebody's fault, also if its client has gone meanwhile.
 func TestG4LogOfACommitWhoseClientHasGone(t *testing.T) {
-	for name, explicit := range map[string]bool{"at the end": false, "explicit": true} {
+	tests := map[string]struct {
+		explicit bool
+		err      error
+	}{
+		"at the end":            {false, sqlreqtest.ErrTest},
+		"explicit":              {true, sqlreqtest.ErrTest},
+		"refused by the server": {false, sqlreqtest.Conflict{}},
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			ctx, leave := context.WithCancel(context.Background())
-			d := &fakedb.DB{Commit: func() error { leave(); return sqlreqtest.ErrTest }}
+			d := &fakedb.DB{Commit: func() error { leave(); return test.err }}
 			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
 			var log sqlreqtest.Recorder
 			reg.Logger = log.Logger()
 			sqlreqtest.Ask(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
-				if explicit {
+				if test.explicit {
 					_ = sqlreq.Commit(r.Context())
 				}
 			})), httptest.NewRequest("POST", "/", nil).WithContext(ctx))
@@ -278,6 +286,14 @@ func TestG4LogHasThePathThatWasAskedFor(t *testing.T) {
 		return sqlreqtest.ErrTest
 	}))
 	h := http.StripPrefix("/out", outer.Middleware(app))
+	sqlreqtest.AskGet(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r = r.Clone(r.Context())
+		r.URL.Path = "/insidé/rewritten"
+		outer.Middleware(app).ServeHTTP(w, r)
+	}), "/asked")
+	if all := log.Records(); len(all) != 2 || all[0]["path"] != "/asked" {
+		t.Errorf("got %v, want the path that the client has asked for", all)
+	}
 	for _, uri := range []bool{true, false} {
 		log.Reset()
 		r := httptest.NewRequest("GET", "/out/insid%C3%A9/a%2Fb?q=1", nil)

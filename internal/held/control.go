@@ -30,10 +30,17 @@ func (w *Writer) flush(answer bool) error {
 			return err
 		}
 	}
-	if answer {
+	if w.answered() {
 		w.sendLastByte()
 	}
 	return w.outer(http.NewResponseController(w.rw).Flush)
+}
+
+// answered reports whether FlushAnswer has been called for an answer of 400 or more.
+func (w *Writer) answered() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stands
 }
 
 // startFlush reports whether the response starts with the Flush, and whether the
