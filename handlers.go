@@ -1,7 +1,6 @@
 package sqlreq
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
@@ -93,23 +93,11 @@ func readAhead(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
 	}
-	var head bytes.Buffer
-	if r.ContentLength > 0 {
-		head.Grow(int(min(r.ContentLength, aheadLimit)) + bytes.MinRead)
-	}
-	var rest io.Reader = r.Body
-	if _, err := io.CopyN(&head, r.Body, aheadLimit); err != nil {
-		rest = errorReader{err} // io.EOF too: the body is read
-	}
 	r.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(&head, rest), r.Body}
+	}{replay.Ahead(r.Body, aheadLimit, r.ContentLength), r.Body}
 }
-
-type errorReader struct{ err error }
-
-func (e errorReader) Read([]byte) (int, error) { return 0, e.err }
 
 // View returns a handler that calls the method of v named after the request's:
 // Get, Head, Post, Put, Patch, Delete or Options. Each may have the shape of an

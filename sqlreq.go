@@ -248,6 +248,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 	t := newAttempts(&m.access.reg.Retry)
 	if r.Body != nil && r.Body != http.NoBody {
 		t.body = replay.New(r.Body, m.access.reg.Retry.bodyLimit())
+		t.body.CloseAs(r)
 		t.view = t.body.View()
 		defer t.body.Stop()
 	}
