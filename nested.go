@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sqlreq/sqlreq/internal/held"
@@ -171,11 +172,15 @@ func (s *scope) join() {
 // lead out of the application. Redirects of the application's own are left
 // alone: it has [Prefix].
 //
-// Mount panics if prefix does not begin with exactly one slash, or ends in one.
+// Mount panics if prefix does not begin with exactly one slash, ends in one, or has a
+// wildcard ({}), a space or a backslash in it.
 func (reg *Registry) Mount(prefix string, h http.Handler) http.Handler {
 	reg.check()
 	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || strings.HasSuffix(prefix, "/") {
 		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix must begin with one slash and not end in one, as in %q", prefix, "/"+cmp.Or(strings.Trim(prefix, "/"), "admin")))
+	}
+	if strings.ContainsAny(prefix, "{} \\") {
+		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix is compared as it stands; it must have no wildcard, space or backslash", prefix))
 	}
 	if h == nil {
 		panic(fmt.Sprintf("sqlreq: Mount(%q): the handler is nil", prefix))
@@ -265,13 +270,33 @@ func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.Handler.ServeHTTP(w, r)
 }
 
+// muxStatus is the status with which the http.ServeMux of the running Go redirects:
+// 301 up to Go 1.25, 307 since.
+var muxStatus = sync.OnceValue(func() int {
+	mux := http.NewServeMux()
+	mux.Handle("/a/", http.NotFoundHandler())
+	rec := &locationRecorder{header: make(http.Header)}
+	mux.ServeHTTP(rec, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/a"}})
+	return rec.status
+})
+
 // isMuxRedirect reports whether to is, byte for byte, where http.ServeMux would
-// redirect r to (net/http, ServeMux.findHandler: 301 up to Go 1.25, 307 since).
+// redirect r to (net/http, ServeMux.findHandler): to the clean path, if that is
+// another one, or to the path with a slash.
 func isMuxRedirect(r *http.Request, status int, to string) bool {
-	if status != http.StatusMovedPermanently && status != http.StatusTemporaryRedirect {
+	if status != muxStatus() {
 		return false
 	}
-	for _, p := range []string{cleanPath(r.URL.EscapedPath()), cleanPath(r.URL.Path) + "/"} {
+	asked := r.URL.EscapedPath()
+	clean := cleanPath(asked)
+	var paths []string
+	if clean != asked {
+		paths = append(paths, clean)
+	}
+	if !strings.HasSuffix(clean, "/") {
+		paths = append(paths, cleanPath(r.URL.Path)+"/")
+	}
+	for _, p := range paths {
 		u := url.URL{Path: p, RawQuery: r.URL.RawQuery}
 		rec := &locationRecorder{header: make(http.Header)}
 		http.Redirect(rec, r, u.String(), status)
@@ -283,11 +308,14 @@ func isMuxRedirect(r *http.Request, status int, to string) bool {
 }
 
 // locationRecorder lets http.Redirect compute a Location.
-type locationRecorder struct{ header http.Header }
+type locationRecorder struct {
+	header http.Header
+	status int
+}
 
 func (l *locationRecorder) Header() http.Header         { return l.header }
 func (l *locationRecorder) Write(p []byte) (int, error) { return len(p), nil }
-func (l *locationRecorder) WriteHeader(int)             {}
+func (l *locationRecorder) WriteHeader(status int)      { l.status = status }
 
 // cleanPath is that of net/http: path.Clean, with the slash at the end kept.
 func cleanPath(p string) string {
