@@ -1,7 +1,6 @@
 package sqlreq
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -9,11 +8,18 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/sqlreq/sqlreq/internal/held"
+	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
@@ -87,23 +93,11 @@ func readAhead(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
 	}
-	var head bytes.Buffer
-	if r.ContentLength > 0 {
-		head.Grow(int(min(r.ContentLength, aheadLimit)) + bytes.MinRead)
-	}
-	var rest io.Reader = r.Body
-	if _, err := io.CopyN(&head, r.Body, aheadLimit); err != nil {
-		rest = errorReader{err} // io.EOF too: the body is read
-	}
 	r.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.MultiReader(&head, rest), r.Body}
+	}{replay.Ahead(r.Body, aheadLimit, r.ContentLength), r.Body}
 }
-
-type errorReader struct{ err error }
-
-func (e errorReader) Read([]byte) (int, error) { return 0, e.err }
 
 // View returns a handler that calls the method of v named after the request's:
 // Get, Head, Post, Put, Patch, Delete or Options. Each may have the shape of an
@@ -179,6 +173,7 @@ func (v *view) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Fail makes the request fail with err, as if its handler had returned it: for
 // handlers that cannot. The handler goes on. The first error counts; nil does
 // nothing. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do it makes that fail.
+// When the connection was hijacked it only logs err.
 func Fail(ctx context.Context, err error) error {
 	s := scopeOf(ctx)
 	if s == nil {
@@ -207,7 +202,12 @@ func RollbackOnly(ctx context.Context, cause error) error {
 	case cause == nil:
 		cause = errRollbackOnly
 	}
-	return s.unit.RollbackOnly(s, harmless(cause))
+	refused := s.unit.RollbackOnly(s, harmless(cause))
+	if refused == unit.ErrHijacked {
+		s.logOnly(cause, true)
+		return nil
+	}
+	return refused
 }
 
 var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
@@ -401,9 +401,7 @@ func (*probeError) Error() string { return "probe" }
 // answer is the default ErrorHandler. The text of the error stays in the log.
 func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt int, err error) {
 	code := StatusCode(err)
-	if code >= 500 || MayHaveCommitted(err) {
-		logFailure(r, logger, slog.LevelError, attempt, err)
-	}
+	logFailure(r, logger, levelOf(code, err), code, attempt, err)
 	retryAfter(w, err)
 	http.Error(w, statusText(code), code)
 }
@@ -415,61 +413,152 @@ func retryAfter(w http.ResponseWriter, err error) {
 	}
 }
 
-func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
-
-// logAnswered logs the error of a request whose handler's answer stands.
-func (x *attempt) logAnswered(err error) {
-	switch {
-	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
-		x.log(slog.LevelError, err)
-	case MayHaveCommitted(err):
-		x.log(slog.LevelWarn, err)
-	case x.unit.AnswerStands():
-		x.log(slog.LevelDebug, err)
+func (reg *Registry) logger() *slog.Logger {
+	if reg.Logger != nil {
+		return reg.Logger
 	}
+	return slog.Default()
 }
 
-func (x *attempt) log(level slog.Level, err error) {
+// levelOf returns the level at which err is logged when the client was sent status.
+func levelOf(status int, err error) slog.Level {
+	switch {
+	case status >= 500:
+		return slog.LevelError
+	case MayHaveCommitted(err):
+		return slog.LevelWarn
+	}
+	return slog.LevelDebug
+}
+
+func commitFailed(err error) bool {
+	var c *CommitError
+	return errors.As(harmless(err), &c) && c != nil
+}
+
+// logAnswered logs the error of a request whose handler's answer stands.
+func (x *attempt) logAnswered(state held.State, err error) {
+	status := state.Status
+	level := levelOf(status, err)
+	switch {
+	case x.unit.AnswerStands():
+		level = levelOf(http.StatusOK, err)
+	case state.Hijacked:
+		status = StatusCode(err)
+		level = levelOf(status, err)
+	}
+	x.log(level, status, err)
+}
+
+func (x *attempt) log(level slog.Level, status int, err error) {
 	at := x.failedAt()
-	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
+	if x.unit.CommitFailed() {
+		level = slog.LevelError
+	}
+	logFailure(at.req, at.access.reg.logger(), level, status, x.unit.Attempt(), err)
+}
+
+// logOnly logs an error that comes when the connection was hijacked, and fails
+// nothing any more. quiet is that of RollbackOnly.
+func (s *scope) logOnly(err error, quiet bool) {
+	if err == nil {
+		return
+	}
+	status := StatusCode(err)
+	level := levelOf(status, err)
+	if quiet {
+		level = levelOf(http.StatusOK, err)
+	}
+	logFailure(s.req, s.access.reg.logger(), level, status, s.unit.Attempt(), err)
 }
 
 // logFailure logs the error of a request. A client that has gone is nobody's
 // fault; a COMMIT that failed, and work that may have stayed, are somebody's all
 // the same.
-func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, attempt int, err error) {
+func logFailure(r *http.Request, logger *slog.Logger, level slog.Level, status, attempt int, err error) {
 	ctx := r.Context()
 	client := ctx
 	if s := scopeOf(ctx); s != nil {
 		client = s.root().Context // a middleware in between may have cancelled one of its own
 	}
 	err = harmless(err)
-	if c := (*CommitError)(nil); errors.Is(client.Err(), context.Canceled) && !errors.As(err, &c) && !MayHaveCommitted(err) {
+	text := "sqlreq: request failed"
+	switch {
+	case MayHaveCommitted(err):
+		text = "sqlreq: request failed, and its work, or a part of it, may be committed"
+	case errors.Is(client.Err(), context.Canceled) && !commitFailed(err):
 		level = slog.LevelDebug
 	}
-	text := "sqlreq: request failed"
-	if MayHaveCommitted(err) {
-		text = "sqlreq: request failed, and its work, or a part of it, may be committed"
+	if !logger.Enabled(ctx, level) {
+		return
 	}
-	logger.LogAttrs(context.WithoutCancel(ctx), level, text,
-		slog.String("method", r.Method), slog.String("path", r.URL.Path),
-		slog.String("key", string(keyOf(ctx, err))), slog.Int("attempt", attempt), slog.Any("err", err))
+	attrs := []slog.Attr{
+		slog.String("method", r.Method), slog.String("path", pathOf(r)),
+		slog.Int("status", status), slog.Int("attempt", attempt), slog.Any("err", err),
+	}
+	if key := keyOf(err); key != "" {
+		attrs = append(attrs, slog.String("key", key))
+	}
+	logger.LogAttrs(context.WithoutCancel(ctx), level, text, attrs...)
 }
 
-// keyOf returns the key that err is about, or else the first one used.
-func keyOf(ctx context.Context, err error) Key {
+// logSuperfluous logs a WriteHeader that comes too late, with who called it.
+func (x *attempt) logSuperfluous(status int) {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	f, more := frames.Next()
+	for more && strings.HasPrefix(f.Function, "net/http.") { // as of http.Redirect
+		f, more = frames.Next()
+	}
+	r := x.scope.req
+	x.scope.access.reg.logger().LogAttrs(context.WithoutCancel(r.Context()), slog.LevelWarn, "sqlreq: superfluous WriteHeader",
+		slog.String("method", r.Method), slog.String("path", pathOf(r)), slog.Int("status", status),
+		slog.String("caller", fmt.Sprintf("%s (%s:%d)", f.Function, path.Base(f.File), f.Line)))
+}
+
+// pathOf returns the path that the client has asked for, with every prefix that was
+// stripped since.
+func pathOf(r *http.Request) string {
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil && u.Path != "" {
+		return u.Path
+	}
+	prefix := Prefix(r.Context())
+	if plain, err := url.PathUnescape(prefix); err == nil {
+		prefix = plain
+	}
+	return prefix + r.URL.Path
+}
+
+// keyOf returns the key that err is about, "" if there is none.
+func keyOf(err error) string {
 	var c *CommitError
 	var b *txn.BeginError
 	switch {
 	case errors.As(err, &c) && c != nil:
-		return c.Key
+		return string(c.Key)
 	case errors.As(err, &b):
-		return Key(b.Key)
+		return b.Key
 	}
-	if s := scopeOf(ctx); s != nil {
-		return Key(s.unit.FirstKey())
+	return reason.KeyOf(err)
+}
+
+// protect runs a hook or Observe: a panic of it is logged, and changes nothing. r
+// is nil in a Do.
+func (reg *Registry) protect(r *http.Request, what string, fn func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			reg.logPanic(r, what, v, debug.Stack())
+		}
+	}()
+	fn()
+}
+
+func (reg *Registry) logPanic(r *http.Request, what string, v any, stack []byte) {
+	attrs := []any{"panic", v, "stack", string(stack)}
+	if r != nil {
+		attrs = append(attrs, "method", r.Method, "path", pathOf(r))
 	}
-	return ""
+	reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
 }
 
 func statusText(code int) string {

@@ -311,8 +311,8 @@ func (k Key) use(ctx context.Context) (s, c *scope, b *binding, err error) {
 	if s.access.closed != nil {
 		return nil, nil, nil, ErrFinished
 	}
-	if c, b, err = k.find(s); err != nil && s.over() {
-		err = ErrFinished
+	if c, b, err = k.find(s); err != nil {
+		err = cmp.Or(s.unit.Refused(), err)
 	}
 	return s, c, b, err
 }
@@ -486,7 +486,7 @@ func warnOfWrite(ctx context.Context, o unit.Open, result any) {
 	attrs := []slog.Attr{slog.String("key", o.Key())}
 	s := scopeOf(ctx)
 	if s.req != nil {
-		attrs = append(attrs, slog.String("method", s.req.Method), slog.String("path", s.req.URL.Path))
+		attrs = append(attrs, slog.String("method", s.req.Method), slog.String("path", pathOf(s.req)))
 	}
 	s.access.reg.logger().LogAttrs(context.WithoutCancel(ctx), slog.LevelWarn, "sqlreq: a statement has written in a read-only transaction, which ends with ROLLBACK; the write is lost", attrs...)
 }

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sqlreq/sqlreq/internal/held"
@@ -209,11 +211,15 @@ func (s *scope) join() {
 // lead out of the application. Redirects of the application's own are left
 // alone: it has [Prefix].
 //
-// Mount panics if prefix does not begin with exactly one slash, or ends in one.
+// Mount panics if prefix does not begin with exactly one slash, ends in one, or has a
+// wildcard ({}), a space or a backslash in it.
 func (reg *Registry) Mount(prefix string, h http.Handler) http.Handler {
 	reg.check()
 	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || strings.HasSuffix(prefix, "/") {
 		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix must begin with one slash and not end in one, as in %q", prefix, "/"+cmp.Or(strings.Trim(prefix, "/"), "admin")))
+	}
+	if strings.ContainsAny(prefix, "{} \\") {
+		panic(fmt.Sprintf("sqlreq: Mount(%q): the prefix is compared as it stands; it must have no wildcard, space or backslash", prefix))
 	}
 	if h == nil {
 		panic(fmt.Sprintf("sqlreq: Mount(%q): the handler is nil", prefix))
@@ -303,13 +309,33 @@ func (m muxRedirects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.Handler.ServeHTTP(w, r)
 }
 
+// muxStatus is the status with which the http.ServeMux of the running Go redirects:
+// 301 up to Go 1.25, 307 since.
+var muxStatus = sync.OnceValue(func() int {
+	mux := http.NewServeMux()
+	mux.Handle("/a/", http.NotFoundHandler())
+	rec := &locationRecorder{header: make(http.Header)}
+	mux.ServeHTTP(rec, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/a"}})
+	return rec.status
+})
+
 // isMuxRedirect reports whether to is, byte for byte, where http.ServeMux would
-// redirect r to (net/http, ServeMux.findHandler: 301 up to Go 1.25, 307 since).
+// redirect r to (net/http, ServeMux.findHandler): to the clean path, if that is
+// another one, or to the path with a slash.
 func isMuxRedirect(r *http.Request, status int, to string) bool {
-	if status != http.StatusMovedPermanently && status != http.StatusTemporaryRedirect {
+	if status != muxStatus() {
 		return false
 	}
-	for _, p := range []string{cleanPath(r.URL.EscapedPath()), cleanPath(r.URL.Path) + "/"} {
+	asked := r.URL.EscapedPath()
+	clean := cleanPath(asked)
+	var paths []string
+	if clean != asked {
+		paths = append(paths, clean)
+	}
+	if !strings.HasSuffix(clean, "/") {
+		paths = append(paths, cleanPath(r.URL.Path)+"/")
+	}
+	for _, p := range paths {
 		u := url.URL{Path: p, RawQuery: r.URL.RawQuery}
 		rec := &locationRecorder{header: make(http.Header)}
 		http.Redirect(rec, r, u.String(), status)
@@ -321,11 +347,14 @@ func isMuxRedirect(r *http.Request, status int, to string) bool {
 }
 
 // locationRecorder lets http.Redirect compute a Location.
-type locationRecorder struct{ header http.Header }
+type locationRecorder struct {
+	header http.Header
+	status int
+}
 
 func (l *locationRecorder) Header() http.Header         { return l.header }
 func (l *locationRecorder) Write(p []byte) (int, error) { return len(p), nil }
-func (l *locationRecorder) WriteHeader(int)             {}
+func (l *locationRecorder) WriteHeader(status int)      { l.status = status }
 
 // cleanPath is that of net/http: path.Clean, with the slash at the end kept.
 func cleanPath(p string) string {
@@ -388,3 +417,104 @@ func singleSlash(p string) string {
 	}
 	return "/" + p
 }
+
+// Do runs fn as a unit of work of its own: a nil result commits, an error or a
+// panic rolls back; hooks, savepoints and retries work as in a request, and every
+// key of the registry is open. It returns fn's error, a [*CommitError], or that of
+// ctx if it ended before COMMIT was sent; [MayHaveCommitted] tells whether work of it
+// may be there all the same, before it is done again. Where a rollback was none
+// ([ErrTxEnded]), it returns fn's error joined with one that says so.
+//
+// Inside a request it is independent of the request's transaction, an audit
+// record that must survive a rollback for instance: it takes a second
+// connection. As a second writer on one SQLite file it waits for the request until
+// ctx ends; use a second database there. With a pool of one connection
+// (MaxOpenConnections is 1) that the request holds, a use in it is an error at once,
+// if ctx is the request's or that of a hook that is running; with another context
+// it waits too. With N requests on a pool of N nobody can know, and all wait. A
+// database bound by Binding.Tx is the exception: there it nests in the request's
+// savepoint.
+//
+// It panics if the registry is nil, or a limit of it is negative.
+func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) error {
+	reg.check()
+	outer := scopeOf(ctx)
+	t := newAttempts(&reg.Retry)
+	for {
+		d := new(doAttempt)
+		d.scope = scope{Context: ctx, outer: outer, access: &access{reg: reg, every: true}, unit: &d.unit}
+		d.unit.Init(d, t.Attempt)
+		err := d.run(fn)
+		if err == nil {
+			return nil
+		}
+		if !t.shouldRetry(&d.unit, 0, err) {
+			return mark(&d.unit, err, true)
+		}
+	}
+}
+
+// Atomic runs fn so that all of it stays or nothing, wherever it is called: for code
+// that handlers, jobs and tests share. If ctx is that of a request, or Do, that has
+// entered this registry and has not ended, fn is a part of that: a savepoint is laid
+// on every transaction that is open there (none if none is), an error or a panic of
+// fn undoes what fn did in every database, rolls back what fn has begun, and drops
+// its hooks; otherwise what fn did belongs to the request, whose Retry sees its
+// conflicts. Elsewhere, and in hooks, Atomic is [Registry.Do].
+//
+// fn gets a context in which every key of the registry is open. While it runs,
+// statements, Savepoint, BeginTx and Atomic with another context are refused, and
+// Commit, Rollback and Hijack with any. With drivers for PostgreSQL and MySQL rows
+// must be closed before.
+func (reg *Registry) Atomic(ctx context.Context, fn func(context.Context) error) error {
+	reg.check()
+	s := scopeOf(ctx)
+	if s == nil || s.over() || !s.within(reg) {
+		return reg.Do(ctx, fn)
+	}
+	part := &scope{Context: ctx, outer: s, access: &access{reg: reg, every: true}, unit: s.unit, req: s.req}
+	return s.unit.Atomic(part, part, fn)
+}
+
+// doAttempt is an attempt at a Do.
+type doAttempt struct {
+	scope scope // its Context is the caller's, its req nil
+	unit  unit.Unit
+}
+
+func (d *doAttempt) run(fn func(context.Context) error) error {
+	over := false
+	defer func() {
+		if !over {
+			d.abandon()
+		}
+	}()
+	_ = d.scope.fail(fn(&d.scope))
+	err := d.unit.Finish(http.StatusOK)
+	over = true
+	return err
+}
+
+// abandon ends the attempt when its function panics or exits the goroutine.
+func (d *doAttempt) abandon() {
+	if err := d.unit.Abandon(); MayHaveCommitted(err) {
+		d.scope.access.reg.logger().LogAttrs(context.WithoutCancel(d.scope.Context), slog.LevelWarn,
+			"sqlreq: Do did not return, and its work, or a part of it, may be committed",
+			slog.String("key", keyOf(err)), slog.Int("attempt", d.unit.Attempt()), slog.Any("err", err))
+	}
+}
+
+// Context, Outer, Within, Retryable, Commits and Answered make d the host of its unit.
+func (d *doAttempt) Context() context.Context { return d.scope.Context }
+
+func (d *doAttempt) Outer() *unit.Unit { return d.scope.outerUnit() }
+
+func (d *doAttempt) Within() unit.Within { return d.scope.howWithin() }
+
+func (d *doAttempt) Retryable(err error) bool { return d.scope.access.reg.Retry.retryable(err) }
+
+func (d *doAttempt) Commits(int, []any) bool { return true } // its error is the failure of the unit
+
+func (d *doAttempt) Answered() bool { return false }
+
+func (d *doAttempt) root() *scope { return &d.scope }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -55,8 +56,10 @@ type Registry struct {
 	// it, and a Do in it does not keep the request from being run again.
 	Observe func(context.Context, Event)
 
-	// Logger gets the failures from 500 up, those of streaming responses, and every
-	// one whose work may have been committed. Nil means slog.Default().
+	// Logger gets the failures, at the level of what the client was sent: from a
+	// status of 500 up, and for a response that was broken off, as errors, else for
+	// debugging; work that may have stayed as a warning at least. nil means
+	// slog.Default().
 	Logger *slog.Logger
 
 	bindings map[Key]*binding
@@ -199,6 +202,9 @@ type middleware struct {
 
 func (m *middleware) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	outer := scopeOf(r.Context())
+	if outer != nil && outer.unit.Refused() == unit.ErrHijacked {
+		outer = nil // r came over a connection that was hijacked: it is a request of its own
+	}
 	if outer != nil && outer.root().req != nil && !outer.over() {
 		m.nested(outer, w, r)
 		return
@@ -256,6 +262,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 	t := newAttempts(&m.access.reg.Retry)
 	if r.Body != nil && r.Body != http.NoBody {
 		t.body = replay.New(r.Body, m.access.reg.Retry.bodyLimit())
+		t.body.CloseAs(r)
 		t.view = t.body.View()
 		defer t.body.Stop()
 	}
@@ -287,15 +294,18 @@ func (x *attempt) serve(next http.Handler, w http.ResponseWriter, r *http.Reques
 		if !again { // the next attempt gets the request as it arrived
 			copyBack(r, x.scope.req)
 		}
-		if !over {
-			x.unwind()
+		if !over && x.unwind() == held.Exit {
+			x.exit(recover(), debug.Stack())
 		}
 	}()
 	next.ServeHTTP(x, x.scope.req)
-	again, abort := x.finish(w, r, t)
+	again, end := x.finish(w, r, t)
 	over = true
-	if abort {
+	switch end {
+	case held.Panic:
 		panic(http.ErrAbortHandler)
+	case held.Exit:
+		runtime.Goexit()
 	}
 	return again
 }
@@ -314,36 +324,45 @@ func copyBack(r, inner *http.Request) {
 }
 
 // unwind ends the attempt when the handler, or a function of the program called
-// at the end, panics or exits the goroutine. There is no recover: the panic goes
-// on with its value and stack.
-func (x *attempt) unwind() {
+// at the end, panics or exits the goroutine. The panic goes on with its value and
+// stack, without a recover, unless only the end of the goroutine breaks the response.
+func (x *attempt) unwind() held.End {
 	state := x.HandlerDone()
 	if err := x.unit.Abandon(); MayHaveCommitted(err) {
-		x.log(slog.LevelWarn, err) // nobody else learns of it
+		x.log(slog.LevelWarn, http.StatusInternalServerError, err) // nobody else learns of it
 	}
-	drop(&x.Writer, state)
+	return drop(&x.Writer, state)
 }
 
 // drop makes sure that a response whose handler did not return is no success.
-func drop(w *held.Writer, state held.State) {
+func drop(w *held.Writer, state held.State) (end held.End) {
 	switch {
-	case state.Hijacked:
+	case state.Hijacked, state.Stands:
 	case state.Held:
 		w.Reset()
 	default:
-		w.Abort() // a middleware outside may recover, and net/http complete the response
+		end = w.Abort() // a middleware outside may recover, and net/http complete the response
 	}
 	w.Close()
+	return end
+}
+
+// exit ends the goroutine of a handler that panicked with v, nil if it exits already.
+func (x *attempt) exit(v any, stack []byte) {
+	if v != nil && v != http.ErrAbortHandler {
+		x.scope.access.reg.logPanic(x.scope.req, "a handler", v, stack)
+	}
+	runtime.Goexit()
 }
 
 // finish ends the attempt when the handler has returned.
-func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again, abort bool) {
+func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again bool, end held.End) {
 	state := x.HandlerDone()
 	err := x.unit.Finish(state.Status)
 	if t != nil && state.Held && t.shouldRetry(&x.unit, state.Status, err) {
 		x.Reset() // but no Close, which would let what this attempt has left running write to the next one's response
 		x.removeFiles(r)
-		return true, false
+		return true, held.Return
 	}
 	if err != nil {
 		err = mark(&x.unit, err, t != nil || x.scope.access.reg.Retry.Attempts <= 1)
@@ -351,20 +370,19 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 	switch {
 	case err == nil:
 		x.Release()
-	case state.Hijacked, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
-		x.logAnswered(err)
+	case state.Hijacked, state.Stands, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
+		x.logAnswered(state, err)
 		x.Release()
 	case state.Held:
 		x.Reset()
 		x.answer(rw, r, err)
 		x.Close()
 	default:
-		x.logFailure(err)
-		x.Abort()
+		x.log(slog.LevelError, StatusCode(err), err)
+		end = x.Abort()
 		x.Close()
-		abort = true
 	}
-	return false, abort
+	return false, end
 }
 
 // removeFiles removes the files of a form that the attempt has parsed: the caller
@@ -387,8 +405,8 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	w.DefaultStatus(StatusCode(err))
 	answered := false
 	defer func() {
-		if !answered {
-			drop(w, w.HandlerDone())
+		if !answered && drop(w, w.HandlerDone()) == held.Exit {
+			x.exit(recover(), debug.Stack())
 		}
 	}()
 	retryAfter(w, err)
@@ -399,7 +417,8 @@ func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	case w.Untouched():
 		answer(w, at.req, reg.logger(), x.unit.Attempt(), err)
 	case MayHaveCommitted(err) || x.unit.CommitFailed():
-		x.logFailure(err) // the rest is the ErrorHandler's business
+		status, _, _ := w.Status()
+		x.log(levelOf(status, err), status, err) // the rest is the ErrorHandler's business
 	}
 	answered = true
 	w.HandlerDone()
@@ -414,12 +433,43 @@ func (x *attempt) failedAt() *scope {
 	return &x.scope
 }
 
+// WriteHeader sets the status. One of 400 or more that comes when another one has
+// left is never part of a good response: the page that broke half-way.
+func (x *attempt) WriteHeader(status int) {
+	first, holds, streams := x.Status()
+	if superfluous := first != 0 && (holds || streams) && (status < 100 || status == 101 || 200 <= status && status < 400); superfluous {
+		x.logSuperfluous(status)
+		return
+	}
+	if streams && first < 400 && status >= 400 {
+		_ = x.unit.FailIfBegun(&x.scope, fmt.Errorf("sqlreq: status %d was set when the response had begun to stream with status %d", status, first))
+	}
+	x.Writer.WriteHeader(status)
+}
+
+// Flush is FlushError for http.Flusher.
+func (x *attempt) Flush() { _ = x.FlushError() }
+
+// FlushError sends what is there. An answer of 400 or more that no CommitIf can make
+// a success is sent whole.
+func (x *attempt) FlushError() error {
+	if status, _, _ := x.Status(); status < 400 || x.scope.access.reg.CommitIf != nil || x.unit.Joined() {
+		return x.Writer.FlushError()
+	}
+	return x.FlushAnswer()
+}
+
 // Hijack commits what is open and takes the connection over. It fails, and
-// leaves the connection alone, if that is impossible or the commit fails.
+// leaves the connection alone, if that is impossible or the commit fails. Nothing
+// begins any more then.
 func (x *attempt) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return x.HijackAfter(func(status int) error {
+	conn, rw, err := x.HijackAfter(func(status int) error {
 		return x.unit.EndOpen(status < 400)
 	})
+	if err == nil {
+		x.unit.Hijacked()
+	}
+	return conn, rw, err
 }
 
 // Context, Outer, Within, Retryable, Commits and Answered make x the host of its unit.
@@ -453,25 +503,27 @@ func (x *attempt) Answered() bool { return !x.Untouched() }
 
 func (x *attempt) root() *scope { return &x.scope }
 
-func (reg *Registry) logger() *slog.Logger {
-	if reg.Logger != nil {
-		return reg.Logger
-	}
-	return slog.Default()
-}
-
 func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished
 	}
-	return s.unit.Fail(s, harmless(err))
+	refused := s.unit.Fail(s, harmless(err))
+	if refused == unit.ErrHijacked {
+		s.logOnly(err, false)
+		return nil
+	}
+	return refused
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
 
 // panicked notes that a handler in s did not return. Should something outside
 // of it recover, the request fails all the same.
-func (s *scope) panicked() { _ = s.fail(errPanicked) }
+func (s *scope) panicked() {
+	if s.access.closed == nil {
+		_ = s.unit.Fail(s, errPanicked)
+	}
+}
 
 func (p *Retry) retryable(err error) bool {
 	if err = harmless(err); isBeginTimeout(err) {
@@ -523,122 +575,4 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 		}
 	}
 	return t.Wait(u.Host().Context())
-}
-
-// Do runs fn as a unit of work of its own: a nil result commits, an error or a
-// panic rolls back; hooks, savepoints and retries work as in a request, and every
-// key of the registry is open. It returns fn's error, a [*CommitError], or that of
-// ctx if it ended before COMMIT was sent; [MayHaveCommitted] tells whether work of it
-// may be there all the same, before it is done again. Where a rollback was none
-// ([ErrTxEnded]), it returns fn's error joined with one that says so.
-//
-// Inside a request it is independent of the request's transaction, an audit
-// record that must survive a rollback for instance: it takes a second
-// connection. As a second writer on one SQLite file it waits for the request until
-// ctx ends; use a second database there. With a pool of one connection
-// (MaxOpenConnections is 1) that the request holds, a use in it is an error at once,
-// if ctx is the request's or that of a hook that is running; with another context
-// it waits too. With N requests on a pool of N nobody can know, and all wait. A
-// database bound by Binding.Tx is the exception: there it nests in the request's
-// savepoint.
-//
-// It panics if the registry is nil, or a limit of it is negative.
-func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) error {
-	reg.check()
-	outer := scopeOf(ctx)
-	t := newAttempts(&reg.Retry)
-	for {
-		d := new(doAttempt)
-		d.scope = scope{Context: ctx, outer: outer, access: &access{reg: reg, every: true}, unit: &d.unit}
-		d.unit.Init(d, t.Attempt)
-		err := d.run(fn)
-		if err == nil {
-			return nil
-		}
-		if !t.shouldRetry(&d.unit, 0, err) {
-			return mark(&d.unit, err, true)
-		}
-	}
-}
-
-// Atomic runs fn so that all of it stays or nothing, wherever it is called: for code
-// that handlers, jobs and tests share. If ctx is that of a request, or Do, that has
-// entered this registry and has not ended, fn is a part of that: a savepoint is laid
-// on every transaction that is open there (none if none is), an error or a panic of
-// fn undoes what fn did in every database, rolls back what fn has begun, and drops
-// its hooks; otherwise what fn did belongs to the request, whose Retry sees its
-// conflicts. Elsewhere, and in hooks, Atomic is [Registry.Do].
-//
-// fn gets a context in which every key of the registry is open. While it runs,
-// statements, Savepoint, BeginTx and Atomic with another context are refused, and
-// Commit, Rollback and Hijack with any. With drivers for PostgreSQL and MySQL rows
-// must be closed before.
-func (reg *Registry) Atomic(ctx context.Context, fn func(context.Context) error) error {
-	reg.check()
-	s := scopeOf(ctx)
-	if s == nil || s.over() || !s.within(reg) {
-		return reg.Do(ctx, fn)
-	}
-	part := &scope{Context: ctx, outer: s, access: &access{reg: reg, every: true}, unit: s.unit, req: s.req}
-	return s.unit.Atomic(part, part, fn)
-}
-
-// doAttempt is an attempt at a Do.
-type doAttempt struct {
-	scope scope // its Context is the caller's, its req nil
-	unit  unit.Unit
-}
-
-func (d *doAttempt) run(fn func(context.Context) error) error {
-	over := false
-	defer func() {
-		if !over {
-			d.abandon()
-		}
-	}()
-	_ = d.scope.fail(fn(&d.scope))
-	err := d.unit.Finish(http.StatusOK)
-	over = true
-	return err
-}
-
-// abandon ends the attempt when its function panics or exits the goroutine.
-func (d *doAttempt) abandon() {
-	if err := d.unit.Abandon(); MayHaveCommitted(err) {
-		d.scope.access.reg.logger().LogAttrs(context.WithoutCancel(d.scope.Context), slog.LevelWarn,
-			"sqlreq: Do did not return, and its work, or a part of it, may be committed",
-			slog.String("key", string(keyOf(&d.scope, err))), slog.Int("attempt", d.unit.Attempt()), slog.Any("err", err))
-	}
-}
-
-// Context, Outer, Within, Retryable, Commits and Answered make d the host of its unit.
-func (d *doAttempt) Context() context.Context { return d.scope.Context }
-
-func (d *doAttempt) Outer() *unit.Unit { return d.scope.outerUnit() }
-
-func (d *doAttempt) Within() unit.Within { return d.scope.howWithin() }
-
-func (d *doAttempt) Retryable(err error) bool { return d.scope.access.reg.Retry.retryable(err) }
-
-func (d *doAttempt) Commits(int, []any) bool { return true } // its error is the failure of the unit
-
-func (d *doAttempt) Answered() bool { return false }
-
-func (d *doAttempt) root() *scope { return &d.scope }
-
-// protect runs a hook or Observe: a panic of it is logged, and changes nothing. r
-// is nil in a Do.
-func (reg *Registry) protect(r *http.Request, what string, fn func()) {
-	defer func() {
-		v := recover()
-		if v == nil {
-			return
-		}
-		attrs := []any{"panic", v, "stack", string(debug.Stack())}
-		if r != nil {
-			attrs = append(attrs, "method", r.Method, "path", r.URL.Path)
-		}
-		reg.logger().Error("sqlreq: "+what+" panicked", attrs...)
-	}()
-	fn()
 }

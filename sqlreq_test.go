@@ -76,8 +76,8 @@ func TestHandlerFuncWithoutRegistry(t *testing.T) {
 	}{
 		{context.Background(), nil, 200, "", ""},
 		{context.Background(), sqlreqtest.ErrTest, 500, "ERROR", ""},
-		{context.Background(), sqlreq.Errorf(404, "secret"), 404, "", ""},
-		{context.Background(), &http.MaxBytesError{}, 413, "", ""},
+		{context.Background(), sqlreq.Errorf(404, "secret"), 404, "DEBUG", ""},
+		{context.Background(), &http.MaxBytesError{}, 413, "DEBUG", ""},
 		{gone, sqlreqtest.ErrTest, 503, "DEBUG", "1"},
 	}
 	for _, test := range tests {
@@ -310,6 +310,11 @@ func TestSetUpPanics(t *testing.T) {
 		{"Mount with two slashes", func() { reg.Mount("//admin", h) }, []string{`"/admin"`}},
 		{"Mount of nothing", func() { reg.Mount("", h) }, []string{`Mount("")`, `"/`}},
 		{"Mount of the root", func() { reg.Mount("/", h) }, []string{`Mount("/")`, `"/`}},
+		{"Mount of a wildcard", func() { reg.Mount("/{tenant}", h) }, []string{`Mount("/{tenant}")`, "wildcard"}},
+		{"Mount of half a wildcard", func() { reg.Mount("/tenant}", h) }, []string{"wildcard"}},
+		{"Mount with a space", func() { reg.Mount("/my app", h) }, []string{`Mount("/my app")`, "space"}},
+		{"Mount with a method", func() { reg.Mount("/GET /admin", h) }, []string{"space"}},
+		{"Mount with a backslash", func() { reg.Mount(`/my\app`, h) }, []string{"backslash"}},
 		{"Mount of nil", func() { reg.Mount("/admin", nil) }, []string{`Mount("/admin")`, "nil"}},
 	}
 	for _, test := range tests {

@@ -179,3 +179,53 @@ func TestG1AbortIsErrAbortHandler(t *testing.T) {
 		}()
 	}
 }
+
+func matrixPanics() { panic("boom") }
+
+// TestG1PanicIsLoggedWhereTheGoroutineExits: nobody else learns of it then.
+func TestG1PanicIsLoggedWhereTheGoroutineExits(t *testing.T) {
+	stream := func(w http.ResponseWriter) { _, _ = io.WriteString(w, wireLarge) }
+	tests := map[string]struct {
+		h       sqlreq.HandlerFunc
+		onError func(http.ResponseWriter, *http.Request, error)
+		logged  bool
+	}{
+		"panic":           {h: func(w http.ResponseWriter, _ *http.Request) error { stream(w); matrixPanics(); return nil }, logged: true},
+		"ErrAbortHandler": {h: func(w http.ResponseWriter, _ *http.Request) error { stream(w); panic(http.ErrAbortHandler) }},
+		"Goexit":          {h: func(w http.ResponseWriter, _ *http.Request) error { stream(w); runtime.Goexit(); return nil }},
+		"in the ErrorHandler": {
+			h:       func(http.ResponseWriter, *http.Request) error { return sqlreqtest.ErrTest },
+			onError: func(w http.ResponseWriter, _ *http.Request, _ error) { stream(w); matrixPanics() },
+			logged:  true,
+		},
+	}
+	for name, test := range tests {
+		for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
+			t.Run(name+" "+p.name, func(t *testing.T) {
+				db := sqlreqtest.OpenDB(t)
+				reg := wireRegistry(t, false, sqlreq.Binding{DB: db})
+				reg.ErrorHandler = test.onError
+				var rec sqlreqtest.Recorder
+				rec.Watch(reg)
+				ended := make(chan struct{})
+				h := matrixRecover(true)(matrixWrap(false)(reg.Middleware(test.h)))
+				got := p.start(t, lateOnce(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer close(ended)
+					h.ServeHTTP(w, r)
+				})))("GET", "/")
+				<-ended
+				if got.err == nil {
+					t.Errorf("got %v, want a broken transfer", got)
+				}
+				logs := rec.Records()
+				if !test.logged && len(logs) != 0 {
+					t.Errorf("got the log %v, want none", logs)
+				}
+				if test.logged && (len(logs) != 1 || logs[0]["level"] != "ERROR" || logs[0]["panic"] != "boom" || logs[0]["path"] != "/" || !strings.Contains(logs[0]["stack"], "matrixPanics")) {
+					t.Errorf("got the log %v, want the panic and its stack", logs)
+				}
+				wireIdle(t, db)
+			})
+		}
+	}
+}

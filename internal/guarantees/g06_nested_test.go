@@ -15,6 +15,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,8 +115,8 @@ func TestG6PrefixWithoutRequestURI(t *testing.T) {
 // TestG6PrefixEscaped: prefixes that need escaping, as the client escaped them.
 func TestG6PrefixEscaped(t *testing.T) {
 	tests := []struct{ mounted, target, want string }{
-		{"/my app", "/my%20app/x", "/my%20app|/x"},
-		{"/my app", "/my%20app/x%2Fy", "/my%20app|/x%2Fy"},
+		{"/myé", "/my%C3%A9/x", "/my%C3%A9|/x"},
+		{"/myé", "/my%C3%A9/x%2Fy", "/my%C3%A9|/x%2Fy"},
 		{"/é", "/%C3%A9/x", "/%C3%A9|/x"},
 		{"/a/b", "/a/b/x%2Fy", "/a/b|/x%2Fy"},
 		{"/a", "/%61/x", "/%61|/x"},
@@ -238,7 +240,7 @@ func TestG6MountRedirectsToItself(t *testing.T) {
 	}{
 		{mount("/admin", nestedPrefix), "/admin", "/admin/"},
 		{mount("/admin", nestedPrefix), "/admin?x=1&y=//evil.com", "/admin/?x=1&y=//evil.com"},
-		{mount("/my app", nestedPrefix), "/my%20app?q", "/my%20app/?q"},
+		{mount("/myé", nestedPrefix), "/my%C3%A9?q", "/my%C3%A9/?q"},
 		{deep, "/a", "/a/"},
 		{deep, "/a/b", "/a/b/"},
 		{deep, "/a/b/c?x=1", "/a/b/c/?x=1"},
@@ -329,6 +331,52 @@ func nestedRedirects(t *testing.T, name string, srv *httptest.Server, prefix str
 			if own := strings.HasPrefix(test.target, "/own"); method == "GET" && (body == "") == own {
 				t.Errorf("%s: %s: got the body %q", name, prefix+test.target, body)
 			}
+		}
+	}
+}
+
+// TestG6MountLeavesRedirectsThatNoMuxMakes: to the very path that was asked for,
+// which is the site's own, and with another status.
+func TestG6MountLeavesRedirectsThatNoMuxMakes(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		status, err := strconv.Atoi(r.URL.Query().Get("status"))
+		if err != nil {
+			t.Error(err)
+		}
+		to := *r.URL
+		if r.URL.Query().Has("slash") {
+			to.Path += "/"
+		}
+		w.Header().Set("Location", to.RequestURI())
+		w.WriteHeader(status)
+	})
+	status := http.StatusTemporaryRedirect
+	if strings.HasPrefix(runtime.Version(), "go1.25") {
+		status = http.StatusMovedPermanently
+	}
+	srv := sqlreqtest.Serve(t, nestedMount(t)("/admin", mux))
+	tests := []struct {
+		target string
+		status int
+		to     string // "" is the target itself, with its query
+	}{
+		{"/login", status, ""},
+		{"/login/", status, ""},
+		{"/login", 302, ""},
+		{"/login", 302, "/login/?status=302&slash=1"},
+		{"/login", 308, "/login/?status=308&slash=1"},
+		{"/login", 301 + 307 - status, fmt.Sprintf("/login/?status=%d&slash=1", 301+307-status)},
+	}
+	for _, test := range tests {
+		target := fmt.Sprintf("%s?status=%d", test.target, test.status)
+		if test.to == "" {
+			test.to = target
+		} else {
+			target += "&slash=1"
+		}
+		if got, to, _ := nestedLocation(t, srv, "GET", "/admin"+target); got != test.status || to != test.to {
+			t.Errorf("%s: got %d %q, want %d %q", target, got, to, test.status, test.to)
 		}
 	}
 }

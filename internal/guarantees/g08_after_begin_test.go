@@ -242,7 +242,7 @@ func TestG8AfterBeginError(t *testing.T) {
 					_, err := sqlreq.Tx(ctx)
 					return err
 				}).ok(t)
-				f.Check(t, "BEGIN", "SAVEPOINT sqlreq_guard", "ROLLBACK", "BEGIN", "SAVEPOINT sqlreq_guard", "RELEASE SAVEPOINT sqlreq_guard", "COMMIT")
+				f.Check(t, "BEGIN", "SAVEPOINT sqlreq_guard", "ROLLBACK TO SAVEPOINT sqlreq_guard", "ROLLBACK", "BEGIN", "SAVEPOINT sqlreq_guard", "RELEASE SAVEPOINT sqlreq_guard", "COMMIT")
 				if got := told.String(); got != "main RolledBack 1, before, main Committed 1, commit" {
 					t.Errorf("got %s", got)
 				}

@@ -78,12 +78,6 @@ func wirePlainCases() []wireCase {
 			_, _ = io.WriteString(w, "the page that broke half-")
 			http.Error(w, "conflict", http.StatusConflict)
 		}},
-		{name: "second WriteHeader of 400 or more while streaming", respond: func(_ testing.TB, w http.ResponseWriter, r *http.Request) {
-			_, _ = io.WriteString(w, wireLarge)
-			if r.Method != http.MethodHead { // which never streams
-				w.WriteHeader(500)
-			}
-		}},
 		{name: "early hints", respond: func(_ testing.TB, w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Link", "</a.css>")
 			w.WriteHeader(102)

@@ -13,8 +13,15 @@ func (w *Writer) Flush() { _ = w.FlushError() }
 
 // FlushError sends what is there, except that what would complete the response
 // waits: the header of one without a body, the last byte of a declared length.
-func (w *Writer) FlushError() error {
-	starts, waits, err := w.startFlush()
+func (w *Writer) FlushError() error { return w.flush(false) }
+
+// FlushAnswer is FlushError for a program that says that nothing which follows can
+// make an answer of 400 or more a success: all of it is sent, its end too, and it
+// stands, also if the handler does not return. Others are flushed as ever.
+func (w *Writer) FlushAnswer() error { return w.flush(true) }
+
+func (w *Writer) flush(answer bool) error {
+	starts, waits, err := w.startFlush(answer)
 	if waits || err != nil {
 		return err
 	}
@@ -23,12 +30,22 @@ func (w *Writer) FlushError() error {
 			return err
 		}
 	}
-	return http.NewResponseController(w.rw).Flush()
+	if w.answered() {
+		w.sendLastByte()
+	}
+	return w.outer(http.NewResponseController(w.rw).Flush)
+}
+
+// answered reports whether FlushAnswer has been called for an answer of 400 or more.
+func (w *Writer) answered() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stands
 }
 
 // startFlush reports whether the response starts with the Flush, and whether the
 // Flush has to wait.
-func (w *Writer) startFlush() (starts, waits bool, err error) {
+func (w *Writer) startFlush(answer bool) (starts, waits bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusedLocked(); err != nil {
@@ -38,13 +55,16 @@ func (w *Writer) startFlush() (starts, waits bool, err error) {
 	case w.undecidedLocked() && !canFlush(w.rw):
 		return false, false, http.ErrNotSupported
 	case w.phase != holding:
+		w.stands = w.stands || answer && w.phase == streaming && w.status >= 400
 		return false, false, nil
 	}
 	if w.status == 0 {
-		w.setStatusLocked(int(w.defaultStatus))
+		w.implyStatusLocked()
 	}
 	w.adoptOuterHeaderLocked()
-	if !w.bodyWantedLocked() || w.length >= 0 && w.written >= w.length {
+	if answer && w.status >= 400 {
+		w.stands = true
+	} else if !w.bodyWantedLocked() || w.length >= 0 && w.written >= w.length {
 		w.flushWaits = true
 		return false, true, nil
 	}
@@ -86,7 +106,7 @@ func (w *Writer) SetReadDeadline(t time.Time) error {
 	if err := w.answerable(); err != nil {
 		return err
 	}
-	return http.NewResponseController(w.rw).SetReadDeadline(t)
+	return w.outer(func() error { return http.NewResponseController(w.rw).SetReadDeadline(t) })
 }
 
 // SetWriteDeadline is that of http.ResponseController.
@@ -94,7 +114,7 @@ func (w *Writer) SetWriteDeadline(t time.Time) error {
 	if err := w.answerable(); err != nil {
 		return err
 	}
-	return http.NewResponseController(w.rw).SetWriteDeadline(t)
+	return w.outer(func() error { return http.NewResponseController(w.rw).SetWriteDeadline(t) })
 }
 
 // EnableFullDuplex is that of http.ResponseController.
@@ -102,18 +122,25 @@ func (w *Writer) EnableFullDuplex() error {
 	if err := w.answerable(); err != nil {
 		return err
 	}
-	return http.NewResponseController(w.rw).EnableFullDuplex()
+	return w.outer(http.NewResponseController(w.rw).EnableFullDuplex)
 }
 
 // CloseNotify is the old way of gin and others to learn that the client has
 // gone. Without support below, the end of the request's context tells.
-func (w *Writer) CloseNotify() <-chan bool {
-	if n, ok := w.rw.(interface{ CloseNotify() <-chan bool }); ok {
-		return n.CloseNotify()
+func (w *Writer) CloseNotify() (c <-chan bool) {
+	n, ok := w.rw.(interface{ CloseNotify() <-chan bool })
+	if ok && w.answerable() == nil {
+		_ = w.outer(func() error {
+			c = n.CloseNotify()
+			return nil
+		})
 	}
-	c := make(chan bool, 1)
-	context.AfterFunc(w.req.Context(), func() { c <- true })
-	return c
+	if c != nil {
+		return c
+	}
+	gone := make(chan bool, 1)
+	context.AfterFunc(w.req.Context(), func() { gone <- true })
+	return gone
 }
 
 // Hijack takes the connection over at once.
@@ -141,8 +168,12 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 			return nil, nil, err
 		}
 	}
-	conn, rw, err := http.NewResponseController(w.rw).Hijack()
-	if err != nil {
+	var conn net.Conn
+	var rw *bufio.ReadWriter
+	if err := w.outer(func() (err error) {
+		conn, rw, err = http.NewResponseController(w.rw).Hijack()
+		return err
+	}); err != nil {
 		return nil, nil, err
 	}
 	w.noteHijacked()

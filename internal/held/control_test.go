@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -107,5 +108,36 @@ func TestCloseNotify(t *testing.T) {
 	own := make(chan bool)
 	if got := writer(notifier{newClient(), own}, request("GET"), 1).CloseNotify(); got != own {
 		t.Error("not the underlying writer's channel")
+	}
+}
+
+// After FlushAnswer nothing of an answer of 400 or more is kept back any more.
+func TestFlushAnswer(t *testing.T) {
+	for name, write := range map[string]func(w *Writer){
+		"before":              func(w *Writer) { _, _ = w.WriteString("body"); _ = w.FlushAnswer() },
+		"after":               func(w *Writer) { _ = w.FlushAnswer(); _, _ = w.WriteString("body") },
+		"copied after":        func(w *Writer) { _ = w.FlushAnswer(); _, _ = w.ReadFrom(strings.NewReader("body")) },
+		"in between":          func(w *Writer) { _, _ = w.WriteString("bo"); _ = w.FlushAnswer(); _, _ = w.WriteString("dy") },
+		"streams, then after": func(w *Writer) { _, _ = w.WriteString("bod"); _ = w.FlushAnswer(); _, _ = w.WriteString("y") },
+	} {
+		for _, status := range []int{200, 400} {
+			for _, limit := range []int{2, 100} {
+				c := newClient()
+				w := writer(c, request("GET"), limit)
+				w.Header().Set("Content-Length", "4")
+				w.WriteHeader(status)
+				write(w)
+				if got := c.body.String(); (got == "body") != (status == 400) {
+					t.Errorf("%s, status %d, limit %d: got %q while the handler runs", name, status, limit, got)
+				}
+				if s := w.HandlerDone(); s.Stands != (status == 400) {
+					t.Errorf("%s, status %d, limit %d: got %+v", name, status, limit, s)
+				}
+				w.Release()
+				if got := c.body.String(); got != "body" {
+					t.Errorf("%s, status %d, limit %d: got %q at the end", name, status, limit, got)
+				}
+			}
+		}
 	}
 }

@@ -52,7 +52,10 @@ func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
 				m, err = io.Copy(writerOnly{w}, src) // the last byte, and too many
 			}
 		case passAll:
-			m, err = io.Copy(w.rw, src)
+			err = w.outer(func() (err error) {
+				m, err = io.Copy(w.rw, src)
+				return err
+			})
 			w.noteWritten(m)
 		}
 		return n + m, err
@@ -69,7 +72,7 @@ func (w *Writer) nextCopy(src io.Reader) (do copying, most int64, err error) {
 	switch {
 	case w.phase == passingThrough && w.dropBody:
 		return dropAll, 0, nil
-	case w.phase == streaming && w.length >= 0:
+	case w.phase == streaming && w.length >= 0 && !w.stands:
 		return passSome, w.length - w.written - 1, nil
 	case w.phase != holding:
 		return passAll, 0, nil

@@ -1,17 +1,15 @@
 package held
 
 import (
-	"math"
-	"net"
+	"maps"
 	"net/http"
-	"strconv"
-	"time"
 )
 
 // State is what the end of a request is decided by.
 type State struct {
 	Status   int  // 200 if none was set
 	Held     bool // nothing but 1xx responses has left
+	Stands   bool // an answer of 400 or more was flushed, see FlushAnswer
 	Hijacked bool
 }
 
@@ -23,7 +21,7 @@ func (w *Writer) HandlerDone() State {
 	if w.status == 0 && w.phase == holding && w.header != nil {
 		w.sent = newSnapshot(w.header) // what a function of the program sets later is not sent
 	}
-	s := State{Status: int(w.status), Held: w.phase == holding, Hijacked: w.phase == hijacked}
+	s := State{Status: int(w.status), Held: w.phase == holding, Stands: w.stands, Hijacked: w.phase == hijacked}
 	if s.Status == 0 {
 		s.Status = int(w.defaultStatus)
 	}
@@ -82,12 +80,16 @@ func (w *Writer) startRelease() (do releasing, held *body) {
 }
 
 func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
-	if w.req.Method == http.MethodHead && bodyAllowed(w.status) && w.length < 0 && w.written > int64(w.body.length()) {
-		w.declareCountedLocked()
-	}
 	do = releaseHeld
 	if w.chunkedByCopy && w.laterTrailersLocked() {
 		do = releaseFlushed // so it is chunked, as from net/http alone, and can have trailers
+	}
+	switch {
+	case w.req.Method != http.MethodHead || !bodyAllowed(w.status) || w.length >= 0 || w.written <= int64(w.body.length()) && !w.flushWaits:
+	case w.compressibleLocked():
+		do = releaseFlushed // so that nobody outside takes the first bytes for all
+	case !w.sent.has("Content-Length") && w.written > int64(w.body.length()): // or it is nil
+		w.declareCountedLocked()
 	}
 	w.startLocked()
 	if held = w.takeBodyLocked(); held == nil && do == releaseHeld {
@@ -121,7 +123,7 @@ func (w *Writer) noteReleased() {
 
 func (w *Writer) endReleaseLocked() {
 	if w.ownHeader && w.sent != nil {
-		w.sent.change(w.outerHeaderLocked(), w.header) // for the trailers
+		maps.Copy(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
 	}
 	w.closeLocked()
 }
@@ -151,47 +153,6 @@ func (w *Writer) Reset() {
 	}
 	w.freeLocked()
 	w.status, w.written, w.length = 0, 0, -1
-}
-
-// Abort makes sure that a response whose header is out cannot be taken for a
-// complete one, whatever a middleware outside does. The caller panics with
-// http.ErrAbortHandler then.
-func (w *Writer) Abort() {
-	closes := w.endsWithConnection()
-	_, _ = w.takeLastByte()
-	rc := http.NewResponseController(w.rw)
-	// Where the end of the connection is the end of the response, only a reset
-	// tells the client that something is missing. A middleware outside without
-	// Unwrap may hide SetWriteDeadline, but not Hijack.
-	if !closes && rc.SetWriteDeadline(time.Unix(1, 0)) == nil {
-		return
-	}
-	if conn, _, err := rc.Hijack(); err == nil {
-		reset(conn)
-		return
-	}
-	if rc.SetWriteDeadline(time.Unix(1, 0)) != nil {
-		// A writer that buffers, like http.TimeoutHandler's, may send all of it
-		// if the panic is recovered in between: then it is too short.
-		w.rw.Header().Set("Content-Length", strconv.FormatInt(math.MaxInt64, 10))
-	}
-}
-
-// endsWithConnection reports whether the end of the connection is the end of the response.
-func (w *Writer) endsWithConnection() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.length < 0 && !w.req.ProtoAtLeast(1, 1)
-}
-
-func reset(conn net.Conn) {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = t.NetConn() // TLS would say goodbye
-	}
-	if t, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = t.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 // Close ends w. What is written to it from now on goes to the underlying writer.

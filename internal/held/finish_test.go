@@ -273,11 +273,11 @@ var panicTests = []struct {
 	}},
 	{"untouched", "Header", func(w *Writer, arm func()) { w.Header().Set("X", "1"); arm(); w.HandlerDone(); w.Release() }},
 	{"grows too large", "Write", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
-	{"grows too large", "WriteHeader", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
+	{"grows too large", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(200); arm(); _, _ = w.WriteString(large) }},
 	{"grows too large", "Header", func(w *Writer, arm func()) { arm(); _, _ = w.WriteString(large) }},
 	{"streams", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString(large); arm(); _, _ = w.WriteString(large) }},
 	{"is read", "Write", func(w *Writer, arm func()) { arm(); _, _ = w.ReadFrom(strings.NewReader(large)) }},
-	{"is read", "WriteHeader", func(w *Writer, arm func()) { arm(); _, _ = w.ReadFrom(strings.NewReader(large)) }},
+	{"is read", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(200); arm(); _, _ = w.ReadFrom(strings.NewReader(large)) }},
 	{"is read with a length", "Write", func(w *Writer, arm func()) {
 		w.Header().Set("Content-Length", "100")
 		w.WriteHeader(200)
@@ -291,14 +291,11 @@ var panicTests = []struct {
 		w.HandlerDone()
 		w.Release()
 	}},
-	{"flushed", "WriteHeader", func(w *Writer, arm func()) { arm(); w.Flush() }},
+	{"flushed", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(200); arm(); w.Flush() }},
 	{"flushed", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Flush() }},
 	{"flushed", "Flush", func(w *Writer, arm func()) { arm(); w.Flush() }},
 	{"hijacked after a status", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
 	{"early hints", "WriteHeader", func(w *Writer, arm func()) { arm(); w.WriteHeader(103) }},
-	{"passed on", "WriteHeader", func(w *Writer, arm func()) { w.Close(); arm(); w.WriteHeader(200) }},
-	{"passed on", "Write", func(w *Writer, arm func()) { w.Close(); arm(); _, _ = w.WriteString("x") }},
-	{"passed on and read", "Write", func(w *Writer, arm func()) { w.Close(); arm(); _, _ = w.ReadFrom(strings.NewReader("x")) }},
 }
 
 // The panic of a writer below goes on, and what comes after it, as the caller
@@ -333,6 +330,45 @@ func TestWriterBelowPanics(t *testing.T) {
 				t.Fatal("the end of the response waits for a lock")
 			}
 		})
+	}
+}
+
+// What comes when the handler has returned may meet a writer that net/http has taken
+// back, which panics. That does not go on; while the handler runs it does.
+func TestLateCallsDoNotPanic(t *testing.T) {
+	calls := map[string]struct {
+		at   string
+		call func(w *Writer) error
+	}{
+		"Header":      {"Header", func(w *Writer) error { w.Header().Set("X", "1"); return ErrReturned }},
+		"CloseNotify": {"CloseNotify", func(w *Writer) error { <-w.CloseNotify(); return ErrReturned }},
+		"WriteHeader": {"WriteHeader", func(w *Writer) error { w.WriteHeader(200); return ErrReturned }},
+		"Write":       {"Write", func(w *Writer) error { _, err := w.Write([]byte("x")); return err }},
+		"WriteString": {"Write", func(w *Writer) error { _, err := w.WriteString("x"); return err }},
+		"ReadFrom":    {"Write", func(w *Writer) error { _, err := w.ReadFrom(strings.NewReader("x")); return err }},
+		"Flush":       {"Flush", func(w *Writer) error { return w.FlushError() }},
+	}
+	for name, test := range calls {
+		for _, late := range []bool{false, true} {
+			p := &panicky{client: newClient()}
+			r := request("GET")
+			ctx, cancel := context.WithCancel(r.Context())
+			cancel() // for CloseNotify
+			w := PassThrough(p, r.WithContext(ctx))
+			if late {
+				w.Close()
+			}
+			p.at = test.at
+			var err error
+			panicked := func() (v any) {
+				defer func() { v = recover() }()
+				err = test.call(w)
+				return nil
+			}()
+			if late && (panicked != nil || err != ErrReturned) || !late && panicked != test.at {
+				t.Errorf("%s, late %t: got the panic %v, and %v", name, late, panicked, err)
+			}
+		}
 	}
 }
 
@@ -389,14 +425,14 @@ func TestClientIsNotWaitedForWithTheLock(t *testing.T) {
 		do     func(w *Writer)
 		want   []string
 	}{
-		"held":          {"", func(w *Writer) { _, _ = w.WriteString("x"); w.finish() }, []string{"WriteHeader", "Write"}},
-		"too large":     {"", func(w *Writer) { _, _ = w.WriteString("x"); _, _ = w.WriteString(large) }, []string{"WriteHeader", "Write"}},
-		"last byte":     {"100", func(w *Writer) { _, _ = w.WriteString(large); w.finish() }, []string{"WriteHeader", "Write"}},
-		"read":          {"", func(w *Writer) { _, _ = w.ReadFrom(strings.NewReader(large)); w.finish() }, []string{"WriteHeader", "Write"}},
-		"flushed":       {"", func(w *Writer) { _, _ = w.WriteString("x"); w.Flush() }, []string{"WriteHeader", "Write", "Flush"}},
+		"held":          {"", func(w *Writer) { w.WriteHeader(200); _, _ = w.WriteString("x"); w.finish() }, []string{"WriteHeader", "Write"}},
+		"too large":     {"", func(w *Writer) { w.WriteHeader(200); _, _ = w.WriteString("x"); _, _ = w.WriteString(large) }, []string{"WriteHeader", "Write"}},
+		"last byte":     {"100", func(w *Writer) { w.WriteHeader(200); _, _ = w.WriteString(large); w.finish() }, []string{"WriteHeader", "Write"}},
+		"read":          {"", func(w *Writer) { w.WriteHeader(200); _, _ = w.ReadFrom(strings.NewReader(large)); w.finish() }, []string{"WriteHeader", "Write"}},
+		"flushed":       {"", func(w *Writer) { w.WriteHeader(200); _, _ = w.WriteString("x"); w.Flush() }, []string{"WriteHeader", "Write", "Flush"}},
 		"hijacked":      {"", func(w *Writer) { w.WriteHeader(101); _, _, _ = w.Hijack() }, []string{"WriteHeader", "Hijack"}},
 		"early hints":   {"", func(w *Writer) { w.WriteHeader(103) }, []string{"early WriteHeader"}},
-		"aborted":       {"", func(w *Writer) { w.Flush(); w.HandlerDone(); w.Abort() }, []string{"WriteHeader", "Flush", "SetWriteDeadline"}},
+		"aborted":       {"", func(w *Writer) { w.WriteHeader(200); w.Flush(); w.HandlerDone(); w.Abort() }, []string{"WriteHeader", "Flush", "SetWriteDeadline"}},
 		"passed on":     {"", func(w *Writer) { w.Close(); w.WriteHeader(103); _, _ = w.WriteString("x") }, []string{"early WriteHeader", "Write"}},
 		"copied, later": {"", func(w *Writer) { w.Close(); _, _ = w.ReadFrom(strings.NewReader("x")) }, []string{"Write"}},
 	}

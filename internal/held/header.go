@@ -1,6 +1,7 @@
 package held
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -23,10 +24,27 @@ func (w *Writer) OwnHeader() {
 func (w *Writer) Header() http.Header {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.phase == passingThrough && !w.ownHeader {
+	switch {
+	case w.handlerDone:
+		return w.lateHeaderLocked()
+	case w.phase == passingThrough && !w.ownHeader:
 		return w.outerHeaderLocked()
 	}
 	return w.headerLocked()
+}
+
+// lateHeaderLocked is Header when the handler has returned: that of a response which
+// net/http has taken back is nobody's, and to ask for it may panic.
+func (w *Writer) lateHeaderLocked() (h http.Header) {
+	h = w.header
+	if h == nil {
+		h = make(http.Header)
+	}
+	if w.ownHeader || w.phase != passingThrough || w.overLocked() {
+		return h
+	}
+	defer func() { _ = recover() }()
+	return w.outerHeaderLocked()
 }
 
 // SentHeader returns the header that goes with the status, to look at.
@@ -75,6 +93,9 @@ func (w *Writer) frameLocked() {
 			delete(w.header, k)
 			continue
 		case strings.EqualFold(k, "Content-Length"):
+			if len(v) == 0 && k == "Content-Length" {
+				break // nil keeps net/http from declaring one
+			}
 			if !w.declareLocked(k, v) {
 				delete(w.header, k)
 				continue
@@ -110,8 +131,12 @@ func (w *Writer) adoptOuterHeaderLocked() {
 }
 
 // sendHeaderLocked hands the status and the header of its moment to the underlying
-// writer. Whatever the handler changed since stays in the map, where net/http looks
-// for the values of trailers when the handler has returned.
+// writer. What the handler changed since is taken out of the map, so that no writer
+// outside sends it later, but for the values of trailers, for which net/http looks
+// there when the handler has returned.
+//
+// A status that is implicit stays so: the first Write tells. If there are values of
+// trailers by now they must not be in the map then.
 //
 // It is done under the lock: if another goroutine's Write, or the end of the request,
 // got ahead of the status, the client would see a 200. net/http sends nothing yet
@@ -119,17 +144,25 @@ func (w *Writer) adoptOuterHeaderLocked() {
 func (w *Writer) sendHeaderLocked() {
 	switch {
 	case w.sent == nil: // the handler never asked for the header
-		w.rw.WriteHeader(int(w.status))
-	case w.ownHeader:
-		w.sent.restore(w.outerHeaderLocked())
-		w.rw.WriteHeader(int(w.status))
+		w.sendStatusLocked()
 	case w.sent.equal(w.header):
-		w.rw.WriteHeader(int(w.status))
+		if w.ownHeader {
+			w.sent.restore(w.outerHeaderLocked())
+		}
+		w.sendStatusLocked()
 	default:
-		later := w.header.Clone()
-		w.sent.restore(w.header)
+		trailers := w.sent.laterTrailers(w.header)
+		outer := w.outerHeaderLocked()
+		w.sent.restore(outer)
+		w.implicit = w.implicit && len(trailers) == 0
+		w.sendStatusLocked()
+		maps.Copy(outer, trailers)
+	}
+}
+
+func (w *Writer) sendStatusLocked() {
+	if !w.implicit {
 		w.rw.WriteHeader(int(w.status))
-		w.sent.change(w.header, later)
 	}
 }
 
@@ -143,6 +176,10 @@ func (w *Writer) laterTrailersLocked() bool {
 	}
 	return false
 }
+
+// compressibleLocked reports whether a middleware outside may compress the response:
+// the length of its HEAD is not what was counted here.
+func (w *Writer) compressibleLocked() bool { return w.req.Header["Accept-Encoding"] != nil }
 
 // declareCountedLocked declares the length that was counted: of the body of a HEAD
 // only the first bytes reach net/http, which would take them for all.

@@ -181,3 +181,8 @@ func (p *panicky) Flush() {
 	p.on("Flush")
 	p.client.Flush()
 }
+
+func (p *panicky) CloseNotify() <-chan bool {
+	p.on("CloseNotify")
+	return nil
+}

@@ -3,6 +3,7 @@ package held
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -42,6 +43,8 @@ func (s *snapshot) free() {
 	s.keys, s.vals, s.ends = s.keys[:0], s.vals[:0], s.ends[:0]
 	snapshots.Put(s)
 }
+
+func (s *snapshot) has(key string) bool { return s != nil && slices.Contains(s.keys, key) }
 
 // values returns the values of the i-th key. They belong to the snapshot.
 func (s *snapshot) values(i int) []string {
@@ -85,19 +88,37 @@ func setHeader(dst, src http.Header) {
 	}
 }
 
-// change makes those changes to h that lead from s to later, and no others: a
-// writer outside may have changed h too.
-func (s *snapshot) change(h, later http.Header) {
+// laterTrailers returns fresh slices of those values of later that are not in s, and
+// that are trailers: declared in s, or by the prefix of their name.
+func (s *snapshot) laterTrailers(later http.Header) http.Header {
 	before := make(http.Header, len(s.keys))
 	for i, k := range s.keys {
 		before[k] = s.values(i)
-		if _, ok := later[k]; !ok {
-			delete(h, k)
-		}
 	}
+	var trailers http.Header
 	for k, v := range later {
-		if was, ok := before[k]; !ok || !slices.Equal(was, v) {
-			h[k] = append([]string(nil), v...)
+		if was, ok := before[k]; ok && slices.Equal(was, v) || !isTrailer(k, before["Trailer"]) {
+			continue
+		}
+		if trailers == nil {
+			trailers = make(http.Header)
+		}
+		trailers[k] = append([]string(nil), v...)
+	}
+	return trailers
+}
+
+// isTrailer reports whether key is that of a trailer, where fields were declared.
+func isTrailer(key string, declared []string) bool {
+	if strings.HasPrefix(key, http.TrailerPrefix) {
+		return true
+	}
+	for _, list := range declared {
+		for name := range strings.SplitSeq(list, ",") {
+			if http.CanonicalHeaderKey(strings.TrimSpace(name)) == key {
+				return true
+			}
 		}
 	}
+	return false
 }

@@ -44,11 +44,16 @@ func (w *Writer) write(p []byte, s string) (int, error) {
 }
 
 // pass hands a Write to the underlying writer; both p and s may be empty.
-func (w *Writer) pass(p []byte, s string) (int, error) {
+func (w *Writer) pass(p []byte, s string) (n int, err error) {
+	returned := false
+	defer w.recoverLate(&returned, &err)
 	if s == "" {
-		return w.rw.Write(p)
+		n, err = w.rw.Write(p)
+	} else {
+		n, err = io.WriteString(w.rw, s)
 	}
-	return io.WriteString(w.rw, s)
+	returned = true
+	return n, err
 }
 
 // accept counts and holds what is written, or says what is to be sent. What does
@@ -60,7 +65,7 @@ func (w *Writer) accept(p []byte, s string) (action, error) {
 		return w.acceptUnheldLocked(p, s)
 	}
 	if w.status == 0 {
-		w.setStatusLocked(int(w.defaultStatus))
+		w.implyStatusLocked()
 	}
 	n := len(p) + len(s)
 	fits := w.fitsLocked(n)
@@ -134,7 +139,7 @@ func (w *Writer) countLocked(n int) error {
 
 // keepLastLocked keeps the last byte of a declared length.
 func (w *Writer) keepLastLocked(p []byte, s string) action {
-	if w.length < 0 || w.written < w.length {
+	if w.length < 0 || w.written < w.length || w.stands {
 		return sendAll
 	}
 	w.lastByteHeld = true

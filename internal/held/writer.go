@@ -110,6 +110,10 @@ type Writer struct {
 	chunkedByCopy bool  // holding: ReadFrom copied so much that net/http would have chunked it
 	lastByteHeld  bool  // streaming: lastByte waits; set by a Write, cleared by Release or Abort
 	lastByte      byte  // of a declared length
+
+	// Two more of the state, where they take no room of their own.
+	implicit bool // the status is the 200 of a Write, or Flush, without WriteHeader; set with the status
+	stands   bool // an answer of 400 or more was flushed whole; from false to true once, by FlushAnswer
 }
 
 // Init makes w hold a response to r, up to limit bytes, for rw.
@@ -142,12 +146,12 @@ func (w *Writer) Rewrite(f func(status int, h http.Header) (dropBody bool)) func
 	return f
 }
 
-// Status returns the status set so far, 0 if there is none, and whether it has
-// left, so that it cannot be replaced any more.
-func (w *Writer) Status() (status int, sent bool) {
+// Status returns the status set so far, 0 if there is none, and, as long as the
+// handler runs, whether its response is held or streams.
+func (w *Writer) Status() (status int, held, streams bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return int(w.status), w.phase != holding
+	return int(w.status), w.phase == holding && !w.handlerDone, w.phase == streaming && !w.handlerDone
 }
 
 // overLocked reports whether net/http has taken the response back: it cancels the
@@ -168,8 +172,38 @@ func handlerReturned(r *http.Request) bool {
 // is held. 1xx ones (but for 101, which is final) are sent at once.
 func (w *Writer) WriteHeader(status int) {
 	if w.takeStatus(status) {
-		w.rw.WriteHeader(status)
+		_ = w.outer(func() error {
+			w.rw.WriteHeader(status)
+			return nil
+		})
 	}
+}
+
+// outer calls the underlying writer for the handler. net/http takes its response
+// back when the handler has returned, and may panic then; to look whether it has and
+// to call it is not one step. While the handler runs a panic goes on.
+func (w *Writer) outer(call func() error) (err error) {
+	returned := false
+	defer w.recoverLate(&returned, &err)
+	err = call()
+	returned = true
+	return err
+}
+
+// recoverLate is deferred.
+func (w *Writer) recoverLate(returned *bool, err *error) {
+	if *returned || !w.late() {
+		return
+	}
+	if recover() != nil {
+		*err = ErrReturned
+	}
+}
+
+func (w *Writer) late() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.handlerDone
 }
 
 // takeStatus reports whether the underlying writer is to be given the status now.
@@ -224,7 +258,7 @@ func (w *Writer) setStatusLocked(status int) {
 		// by a method that cannot be written outside of net/http.
 		w.headerLocked().Set("Connection", "close")
 	}
-	w.status, w.length = uint16(status), -1
+	w.status, w.implicit, w.length = uint16(status), false, -1
 	if w.header == nil {
 		return
 	}
@@ -232,4 +266,11 @@ func (w *Writer) setStatusLocked(status int) {
 		w.dropBody = w.rewrite(status, w.header)
 	}
 	w.frameLocked()
+}
+
+// implyStatusLocked sets the status of a Write, or Flush, without WriteHeader. A 200
+// stays implicit for the writers outside: some find the type out then.
+func (w *Writer) implyStatusLocked() {
+	w.setStatusLocked(int(w.defaultStatus))
+	w.implicit = w.status == http.StatusOK
 }

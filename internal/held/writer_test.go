@@ -314,15 +314,15 @@ func TestSuperfluousInvalidStatusIsIgnored(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	w := writer(newClient(), request("GET"), 100)
-	if status, sent := w.Status(); status != 0 || sent {
-		t.Errorf("got %d, sent %t at the beginning, want 0 and not sent", status, sent)
+	if status, held, streams := w.Status(); status != 0 || !held || streams {
+		t.Errorf("got %d, held %t, streams %t at the beginning, want 0 and held", status, held, streams)
 	}
 	w.WriteHeader(201)
-	if status, sent := w.Status(); status != 201 || sent {
-		t.Errorf("got %d, sent %t while held, want 201 and not sent", status, sent)
+	if status, held, streams := w.Status(); status != 201 || !held || streams {
+		t.Errorf("got %d, held %t, streams %t, want 201 and held", status, held, streams)
 	}
 	w.Flush()
-	if status, sent := w.Status(); status != 201 || !sent {
-		t.Errorf("got %d, sent %t after Flush, want 201 and sent", status, sent)
+	if status, held, streams := w.Status(); status != 201 || held || !streams {
+		t.Errorf("got %d, held %t, streams %t after Flush, want 201 and that it streams", status, held, streams)
 	}
 }

@@ -175,7 +175,7 @@ func FuzzReplay(f *testing.F) {
 				t.Fatalf("Replayable: %v with %d bytes read and a limit of %d, stopped %v", got, taken, limit, stopped)
 			}
 			b.mu.Lock()
-			if kept := int64(len(b.record)); kept > max(0, limit)+maxSize || stopped && kept > 0 {
+			if kept := int64(b.record.size); kept > max(0, limit)+maxSize || stopped && kept > 0 {
 				t.Fatalf("%d bytes recorded with a limit of %d, stopped %v", kept, limit, stopped)
 			}
 			b.mu.Unlock()

@@ -18,28 +18,57 @@ var errOutgrown = errors.New("replay: the request body outgrew the limit and can
 // start. Nothing is read ahead: bytes are asked of the body only in a Read of a view, with that
 // Read's own buffer. All methods may be called from any goroutine; none of them waits for a Read that is blocked.
 type Body struct {
-	src   io.Reader
+	src   io.ReadCloser
 	limit int64 // not negative
+
+	// Set by CloseAs, only read from then on: what the Close of a view does.
+	close    closing
+	declared int64 // the length of the body, -1 if it is not known
+	waits    bool  // the client sends nothing until it is asked to
 
 	mu      sync.Mutex
 	changed sync.Cond // on mu: reading was unset, or the current view ended
 	cur     *view     // the latest view; nil before the first
-	record  []byte    // what came from src, from its start; nil once over and cur has had it all
+	record  pieces    // what came from src, from its start; empty once over and cur has had it all
 	over    bool      // more than limit bytes came from src
 	reading bool      // a Read is in src.Read, without mu; there is never a second one
 	err     error     // how src ended; nil until then
 	stopped bool
 }
 
+// closing is what the Close of a view does.
+type closing uint8
+
+const (
+	endView  closing = iota // nothing to the body
+	readRest                // as in HTTP/1
+	endRead                 // as in HTTP/2
+)
+
+// mostAtClose is how many bytes net/http reads when a body is closed (maxPostHandlerReadBytes).
+const mostAtClose = 256 << 10
+
 // New returns the Body of src, of which up to limit bytes are kept for further attempts; a negative limit is 0. A nil
-// src is an empty body. src is never closed: net/http does that itself.
+// src is an empty body. src is not closed at the end: net/http does that itself.
 func New(src io.ReadCloser, limit int64) *Body {
 	if src == nil {
 		src = http.NoBody
 	}
-	b := &Body{src: src, limit: max(0, limit)}
+	b := &Body{src: src, limit: max(0, limit), declared: -1}
 	b.changed.L = &b.mu
 	return b
+}
+
+// CloseAs makes the Close of a view do what that of r's body does. In HTTP/1 it reads the rest, so that trailers arrive
+// and a client goes on that writes all before it reads; here the rest is kept for the replay. In HTTP/2 it ends a Read
+// that is under way, which takes closing the body itself: unless it was at its end there is no further attempt. It is
+// called before the first View.
+func (b *Body) CloseAs(r *http.Request) {
+	b.close, b.declared = readRest, r.ContentLength
+	if r.ProtoMajor >= 2 {
+		b.close = endRead
+	}
+	b.waits = r.Header.Get("Expect") != ""
 }
 
 // View returns the body for a new attempt and cuts off every earlier view: its Reads return ErrCutOff, also
@@ -50,7 +79,7 @@ func New(src io.ReadCloser, limit int64) *Body {
 // than before, when a late Read of the earlier attempt could still take bytes: if it is true then, the view is whole.
 //
 // The view's Reads may be called from several goroutines, which share the bytes out among
-// them. Its Close does not close the body; Reads then return http.ErrBodyReadAfterClose.
+// them. After its Close they return http.ErrBodyReadAfterClose; see CloseAs.
 func (b *Body) View() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +111,7 @@ func (b *Body) Stop() {
 	defer b.mu.Unlock()
 	b.stopped = true
 	b.end(b.cur, ErrCutOff)
-	b.record = nil
+	b.record.clear()
 }
 
 // end makes v's Reads return err from now on, the waiting ones included; the first reason stays. b.mu is held.
@@ -96,8 +125,8 @@ func (b *Body) end(v *view, err error) {
 // trim lets the record go when nobody will read it any more: no further attempt may, and the current
 // one cannot or need not. b.mu is held.
 func (b *Body) trim() {
-	if b.over && (b.cur.err != nil || b.cur.off >= len(b.record)) {
-		b.record = nil
+	if b.over && (b.cur.err != nil || b.cur.off >= b.record.size) {
+		b.record.clear()
 	}
 }
 
@@ -123,15 +152,23 @@ func (b *Body) keep(v *view, p []byte, err error) {
 	if b.stopped {
 		return
 	}
-	b.over = b.over || int64(len(b.record)+len(p)) > b.limit
+	b.over = b.over || int64(b.record.size+len(p)) > b.limit
 	switch {
 	case v.err != nil: // the reader is cut off: these bytes are for the current view, whatever the limit says
-		b.record = append(b.record, p...)
+		b.record.append(p, b.room())
 	case !b.over:
-		b.record = append(b.record, p...)
-		v.off = len(b.record)
+		b.record.append(p, b.room())
+		v.off = b.record.size
 	}
 	b.trim()
+}
+
+// room is how large the record may become.
+func (b *Body) room() int {
+	if b.declared >= 0 && b.declared < b.limit {
+		return int(b.declared)
+	}
+	return int(b.limit)
 }
 
 // view is one attempt's reader. Its fields are guarded by body.mu.
@@ -153,8 +190,8 @@ func (v *view) Read(p []byte) (int, error) {
 		switch {
 		case v.err != nil:
 			return 0, v.err
-		case v.off < len(b.record):
-			n := copy(p, b.record[v.off:])
+		case v.off < b.record.size:
+			n := b.record.copyFrom(v.off, p)
 			v.off += n
 			b.trim()
 			return n, nil
@@ -172,12 +209,54 @@ func (v *view) Read(p []byte) (int, error) {
 	}
 }
 
-// Close ends this view and leaves the body open. It always returns nil.
+// Close ends this view; see CloseAs. A view that has ended already leaves the body to the next one. It always returns nil.
 func (v *view) Close() error {
 	b := v.body
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	ended := v.err != nil
 	b.end(v, http.ErrBodyReadAfterClose)
 	b.trim()
+	switch {
+	case ended:
+	case b.close == readRest:
+		b.readRest(v)
+	case b.close == endRead && b.reading && b.err == nil:
+		b.over = true
+		b.trim()
+		b.closeSrc()
+	}
 	return nil
+}
+
+// readRest reads what net/http would read when the body is closed, as long as v is the latest view. b.mu is held, but
+// not while the body is waited for.
+func (b *Body) readRest(v *view) {
+	if b.waits && b.record.size == 0 && !b.over || b.declared-int64(b.record.size) > mostAtClose {
+		return
+	}
+	buf := make([]byte, 4<<10)
+	for n := 0; b.cur == v && b.err == nil && !b.stopped && n < mostAtClose; {
+		switch {
+		case b.over:
+			b.closeSrc() // nobody needs the rest, which net/http reads
+			return
+		case b.reading:
+			b.changed.Wait()
+		default:
+			m, err := b.readSrc(buf)
+			b.keep(v, buf[:m], err)
+			n += m
+			if err != nil {
+				return
+			}
+		}
+	}
+}
+
+// closeSrc closes the body. b.mu is held before and after.
+func (b *Body) closeSrc() {
+	b.mu.Unlock()
+	defer b.mu.Lock()
+	_ = b.src.Close()
 }

@@ -189,8 +189,8 @@ func TestMemoryStaysWithinTheLimitAndOneRead(t *testing.T) {
 	p := make([]byte, chunk)
 	for {
 		_, err := v.Read(p)
-		if len(b.record) > limit || b.over && b.record != nil {
-			t.Fatalf("%d bytes recorded, over the limit: %v", len(b.record), b.over)
+		if b.record.size > limit || b.over && b.record.list != nil {
+			t.Fatalf("%d bytes recorded, over the limit: %v", b.record.size, b.over)
 		}
 		if err == io.EOF {
 			return
@@ -323,11 +323,11 @@ func TestALateReadOfAnEarlierAttemptStealsNothing(t *testing.T) {
 				if got := b.Replayable(); got != tt.replayable {
 					t.Errorf("Replayable: %v, want %v", got, tt.replayable)
 				}
-				if b.record == nil {
+				if b.record.list == nil {
 					t.Error("the record was let go before the view had it all")
 				}
 				read(t, second, 9, "fg", nil)
-				if !tt.replayable && b.record != nil {
+				if !tt.replayable && b.record.list != nil {
 					t.Error("the record is kept for nobody")
 				}
 				go func() {
@@ -366,8 +366,8 @@ func TestALateReadThatFillsAViewNobodyReadsKeepsNothing(t *testing.T) {
 		v.Close()
 		io.WriteString(w, "abc")
 		wantResult(t, stale, "", http.ErrBodyReadAfterClose)
-		if b.record != nil || b.Replayable() {
-			t.Errorf("record %q, Replayable %v, want none and false", b.record, b.Replayable())
+		if b.record.list != nil || b.Replayable() {
+			t.Errorf("record %q, Replayable %v, want none and false", b.record.list, b.Replayable())
 		}
 	})
 }
@@ -391,8 +391,8 @@ func TestTheRecordBeyondTheLimitGoesWithTheViewThatItWasKeptFor(t *testing.T) {
 				wantResult(t, stale, "", ErrCutOff)
 				read(t, v, 1, "a", nil)
 				tt.end(b, v)
-				if b.record != nil {
-					t.Errorf("record %q, want none", b.record)
+				if b.record.list != nil {
+					t.Errorf("record %q, want none", b.record.list)
 				}
 			})
 		})
@@ -445,8 +445,8 @@ func TestStopDoesNotWaitForABlockedReadAndKeepsNothing(t *testing.T) {
 		read(t, b.View(), 1, "", ErrCutOff)
 		io.WriteString(w, "def")
 		wantResult(t, stale, "", ErrCutOff)
-		if b.record != nil {
-			t.Errorf("record %q after Stop, want none", b.record)
+		if b.record.list != nil {
+			t.Errorf("record %q after Stop, want none", b.record.list)
 		}
 	})
 }

@@ -36,7 +36,7 @@ var layers = map[string][]string{
 	"internal/replay":  {},
 	"internal/held":    {},
 	"internal/txn":     {"internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason"},
-	"internal/unit":    {"internal/txn", "internal/turn", "internal/sqlerr"},
+	"internal/unit":    {"internal/txn", "internal/turn", "internal/sqlerr", "internal/reason"},
 	"internal/retry":   {"internal/replay", "internal/sqlerr"},
 }
 

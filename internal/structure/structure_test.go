@@ -85,7 +85,7 @@ func TestWhatIsOutOfPlaceIsFound(t *testing.T) {
 		"a long function without a name": {"keys.go", root + "var f = " + function("", 61), "keys.go:3 has a function of 61 lines", "a function with a name of its own"},
 		"the root below":                 {"internal/new/new.go", internal + "import _ \"example.org/m\"\n", "internal/new/new.go:3 imports the root", "an argument or a small interface"},
 		"two layers up":                  {"internal/txn/end.go", internal + "import _ \"example.org/m/internal/unit\"\n", "internal/txn/end.go:3 imports internal/unit", "internal/txn may import only internal/turn, internal/sqlerr, internal/dialect, internal/reason of the module; move what it needs down"},
-		"a layer left out":               {"internal/unit/end.go", internal + "import _ \"example.org/m/internal/dialect\"\n", "internal/unit/end.go:3 imports internal/dialect", "internal/unit may import only internal/txn, internal/turn, internal/sqlerr of the module"},
+		"a layer left out":               {"internal/unit/end.go", internal + "import _ \"example.org/m/internal/dialect\"\n", "internal/unit/end.go:3 imports internal/dialect", "internal/unit may import only internal/txn, internal/turn, internal/sqlerr, internal/reason of the module"},
 		"a package below another":        {"internal/retry/wait.go", internal + "import _ \"example.org/m/internal/turn\"\n", "internal/retry/wait.go:3 imports internal/turn", "internal/retry may import only internal/replay, internal/sqlerr of the module"},
 		"a package inside another":       {"internal/txn/deep/deep.go", internal + "import _ \"example.org/m/internal/held\"\n", "internal/txn/deep/deep.go:3 imports internal/held", "internal/txn may import only"},
 	}

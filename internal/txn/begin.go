@@ -132,13 +132,13 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 	key := a.Opener.Name()
 	switch {
 	case a.Purpose == WithOptions:
-		return reason.New(ErrBegun, "sqlreq: key %q: BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", key, s.by.Name())
+		return reason.OfKey(key, ErrBegun, "BeginTx, but a transaction is open already on this pool (begun by key %q); call BeginTx before any other use", s.by.Name())
 	case s.by != a.Opener && !sameOptions(s.opts, a.Options):
-		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions", key, s.by.Name())
+		return reason.OfKey(key, ErrBegun, "the transaction open on this pool was begun by key %q with other options; keys of one pool share a transaction, give them the same TxOptions", s.by.Name())
 	case s.by != a.Opener && s.by.Guarded() != a.Opener.Guarded():
-		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q, of which only one has a Guard; keys of one pool share a transaction, give them the same Guard", key, s.by.Name())
+		return reason.OfKey(key, ErrBegun, "the transaction open on this pool was begun by key %q, of which only one has a Guard; keys of one pool share a transaction, give them the same Guard", s.by.Name())
 	case s.by != a.Opener && s.afterBegin != (a.AfterBegin != nil):
-		return reason.New(ErrBegun, "sqlreq: key %q: the transaction open on this pool was begun by key %q, and only one of the two has an AfterBegin; keys of one pool share a transaction, give them the same AfterBegin", key, s.by.Name())
+		return reason.OfKey(key, ErrBegun, "the transaction open on this pool was begun by key %q, and only one of the two has an AfterBegin; keys of one pool share a transaction, give them the same AfterBegin", s.by.Name())
 	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
 		return endedError(key)
 	case aborted != nil:

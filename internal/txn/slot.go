@@ -100,11 +100,11 @@ var (
 
 // endedByServer is the error of a transaction that others than *sql.Tx have ended.
 func endedByServer(key string) error {
-	return reason.New(ErrTxEnded, "sqlreq: key %q: when the transaction was to be rolled back the server had ended it already, or the answer did not come; what ran after that end may have been committed", key)
+	return reason.OfKey(key, ErrTxEnded, "when the transaction was to be rolled back the server had ended it already, or the answer did not come; what ran after that end may have been committed")
 }
 
 func endedError(key string) error {
-	return reason.New(ErrTxEnded, "sqlreq: key %q: %s", key, strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
+	return reason.OfKey(key, ErrTxEnded, "%s", strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
 }
 
 // state is that of a slot's transaction; see the package comment.
@@ -271,6 +271,10 @@ func (s *Slot) Close() (isOpen bool) {
 	s.turn.Unlock()
 	return s.Open()
 }
+
+// Shut closes the slot and waits for nobody: a BEGIN under way is cancelled, what is
+// open may be used or ended meanwhile.
+func (s *Slot) Shut() { s.shut() }
 
 // shut closes the slot, and reports whether a transaction is open, or whether that
 // is known only when the turn is free. Who takes the turn from now on sees that the

@@ -61,8 +61,8 @@ func (u *Unit) enterAtomic(ctx context.Context) (g *txn.Group, leave func(), err
 func (u *Unit) openGroup(outer *txn.Group) (g *txn.Group, entered bool, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return nil, false, txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return nil, false, err
 	}
 	use := u.use()
 	if use.atomic.Load() != outer {
@@ -120,6 +120,7 @@ func (u *Unit) saveAll(ctx context.Context, g *txn.Group) error {
 			continue
 		}
 		u.metIfSent(err)
+		err = u.ofEnd(err)
 		for _, sp := range g.Members() {
 			err = joinIf(err, sp.Release(nameOf(sp)))
 		}

@@ -29,8 +29,8 @@ func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func
 	f := before{inside: txn.Inside(ctx), at: at, ctx: run, fn: fn}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return err
 	}
 	s, err := u.sourceOf(bound, b)
 	if err != nil {

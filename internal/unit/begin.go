@@ -23,6 +23,11 @@ type Open struct {
 // Begin returns the transaction of b, begun if there is none. at is the context
 // of the registry that bound it. opts counts with txn.WithOptions only.
 func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
+	if s := u.known(b); s == nil || s.choice != nil { // otherwise its slot says so
+		if err := u.Refused(); err != nil {
+			return Open{}, err
+		}
+	}
 	s, err := u.resolve(ctx, at, b, why != txn.WithOptions)
 	if err != nil {
 		return Open{}, err
@@ -117,7 +122,7 @@ func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
 func (u *Unit) Begun(b Binding) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
+	if u.refused() != nil {
 		return false
 	}
 	db, tx := b.Pool()
@@ -215,7 +220,7 @@ func (u *Unit) firstSlot() *slot {
 func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	b, ok := err.(*txn.BeginError)
 	if !ok {
-		return err // ErrFinished, or the transaction that is open is not for this use
+		return u.ofEnd(err) // of a slot that is closed, or the transaction that is open is not for this use
 	}
 	err = b.Err
 	if ended := cmp.Or(ctx.Err(), u.host.Context().Err()); ended != nil {
@@ -243,8 +248,8 @@ func (u *Unit) noteRefused(ask *txn.Ask) {
 // beginFailed returns the error of a use for which there is no transaction,
 // marked if it waited in vain.
 func (u *Unit) beginFailed(ctx context.Context, s *Source, err error) error {
-	if err == txn.ErrFinished {
-		return err
+	if err == txn.ErrFinished || err == ErrHijacked {
+		return u.ofEnd(err)
 	}
 	err = &txn.BeginError{Key: s.Name(), Err: u.ofContext(ctx, err)}
 	u.Met(err)

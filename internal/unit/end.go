@@ -3,6 +3,7 @@ package unit
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -18,7 +19,7 @@ func (u *Unit) Finish(status int) error {
 	if u.used.Load() != nil {
 		joined = u.joined()
 	}
-	return u.finish(u.Err() == nil && u.host.Commits(status, joined))
+	return u.finish(u.failed.Load() == nil && u.host.Commits(status, joined))
 }
 
 // Abandon ends the unit when the program has not returned: what is open is rolled
@@ -54,7 +55,7 @@ func (u *Unit) finish(commit bool) error {
 // endUnused ends a unit that has used nothing, and reports whether it is one.
 func (u *Unit) endUnused() bool {
 	u.mu.Lock()
-	unused := u.state == running && u.used.Load() == nil
+	unused := u.state < ending && u.used.Load() == nil
 	if unused {
 		u.state = ended
 	}
@@ -322,8 +323,8 @@ func (u *Unit) decideAndEnd(ctx context.Context, e *endOf) (hooks []hook, err er
 func (u *Unit) busy() (bool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return false, txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return false, err
 	}
 	for s := u.firstSlot(); s != nil; s = s.next {
 		if s.Busy() {
@@ -337,8 +338,8 @@ func (u *Unit) busy() (bool, error) {
 // run, without the turn. again is true if BeforeCommit functions are to run first.
 func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, err error) {
 	s := e.source
-	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
-		if e.commit && err != txn.ErrFinished {
+	if err := u.ofEnd(s.slot.Lock(ctx, u.host.Context())); err != nil {
+		if e.commit && !errors.Is(err, txn.ErrFinished) {
 			err = u.refuse(e.at, s, err)
 		}
 		return nil, false, err
@@ -382,8 +383,9 @@ func insideError(what, key string) error {
 }
 
 // EndOpen commits, or rolls back, what is open, and lets the unit go on: before a
-// connection is hijacked.
+// connection is hijacked. After a RollbackOnly it rolls back.
 func (u *Unit) EndOpen(commit bool) error {
+	commit = commit && !u.AnswerStands()
 	if err := u.mayEndOpen(commit); err != nil {
 		return err
 	}
@@ -403,18 +405,20 @@ func (u *Unit) EndOpen(commit bool) error {
 	}
 }
 
-// mayEndOpen returns why what is open is not to be ended.
+// mayEndOpen returns why what is open is not to be ended. With nothing open it asks
+// no context: a client that has shut down its sending side is still there.
 func (u *Unit) mayEndOpen(commit bool) error {
 	if u.Over() {
 		return txn.ErrFinished
 	}
-	if err := u.Err(); err != nil {
+	if err := u.Err(); err != nil && !u.AnswerStands() {
 		return err
 	}
-	if err := u.host.Context().Err(); err != nil && commit {
+	slots := u.busySlots()
+	if err := u.host.Context().Err(); err != nil && commit && len(slots) > 0 {
 		return err
 	}
-	for _, s := range u.slots() {
+	for _, s := range slots {
 		if s.InSavepoint() {
 			return insideError("Hijack", s.Opener().Name())
 		}
@@ -485,4 +489,42 @@ func unlockAll(slots []*txn.Slot) {
 	for _, s := range slots {
 		s.Unlock()
 	}
+}
+
+// busySlots returns those with a transaction that is open, or being begun or ended.
+func (u *Unit) busySlots() []*txn.Slot {
+	return slices.DeleteFunc(u.slots(), func(s *txn.Slot) bool { return !s.Busy() })
+}
+
+// Hijacked notes that the connection was hijacked. Nothing begins any more; what
+// another goroutine has begun since EndOpen is rolled back, and a begin under way is
+// given up.
+func (u *Unit) Hijacked() {
+	if !u.startHijacked() {
+		return
+	}
+	var open []*txn.Slot
+	for _, s := range u.slots() {
+		if s.Close() {
+			open = append(open, s)
+		}
+	}
+	if len(open) == 0 {
+		return
+	}
+	u.endAll(open, false)
+	for _, h := range u.takeHooks(open...) {
+		h.run()
+	}
+}
+
+// startHijacked reports whether the unit was running.
+func (u *Unit) startHijacked() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state != running {
+		return false
+	}
+	u.state = hijacked
+	return true
 }

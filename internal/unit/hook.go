@@ -29,8 +29,8 @@ func (u *Unit) AddHook(ctx, run, bound context.Context, b Binding, commit bool, 
 	h := hook{unit: u, inside: txn.Inside(ctx), commit: commit, ctx: run, fn: fn}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.state >= ending {
-		return txn.ErrFinished
+	if err := u.refused(); err != nil {
+		return err
 	}
 	s, err := u.sourceOf(bound, b)
 	if err != nil {

@@ -43,7 +43,7 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 		sp, err := u.saveIn(ctx, o)
 		u.metIfSent(err)
 		if err != nil {
-			return nil, err
+			return nil, u.ofEnd(err)
 		}
 		if sp != nil {
 			return sp, nil

@@ -87,7 +87,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 		return s, nil
 	}
 	if u.state >= ending {
-		return nil, txn.ErrFinished
+		return nil, txn.ErrFinished // but after a Hijack DB works
 	}
 	use := u.use()
 	first := use.sources.Load()
@@ -97,7 +97,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 	}
 	s.Binding, s.at = b, at
 	if db, tx := b.Pool(); db != nil || tx != nil {
-		s.slot = use.slotOf(db, tx)
+		s.slot = u.slotOf(use, db, tx)
 	}
 	if route, options := b.Chooses(); route || options {
 		s.choice = &choice{routed: !route, opted: !options, asked: asked{function: "Route or TxOptions", binding: b}}
@@ -114,7 +114,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 
 // slotOf returns the slot on db, or on a test's transaction: several keys may
 // share it. The caller holds the unit's mutex.
-func (use *used) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
+func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx) *txn.Slot {
 	for s := use.slots; s != nil; s = s.next {
 		if s.Of(db, tx) {
 			return &s.Slot
@@ -128,6 +128,9 @@ func (use *used) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
 		use.slots.next = s
 	}
 	s.Init(db, tx)
+	if u.state == hijacked {
+		s.Shut() // it is there for DB only
+	}
 	return &s.Slot
 }
 
@@ -140,8 +143,8 @@ func (u *Unit) choose(ctx, at context.Context, s *Source, opts bool) error {
 		return u.beginFailed(ctx, s, err)
 	}
 	defer c.turn.Unlock()
-	if u.Over() {
-		return txn.ErrFinished
+	if err := u.Refused(); err != nil && err != ErrHijacked {
+		return err
 	}
 	if !c.routed {
 		if err := u.route(ctx, at, s); err != nil {
@@ -184,7 +187,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	}
 	s.choice.routed, s.choice.err = true, err
 	if err == nil {
-		s.slot = u.use().slotOf(db, nil)
+		s.slot = u.slotOf(u.use(), db, nil)
 	}
 	return err
 }

@@ -4,8 +4,10 @@
 //
 // # The states of a unit
 //
+//	   ┌───────────▶ hijacked ───┐
+//	   │                         ▼
 //	running ──▶ deciding ──▶ ending ──▶ ended
-//	   └───────────────────────▲
+//	   └─────────────────────────▲
 //
 // While it is running, statements, Commit, Rollback and Savepoint are welcome,
 // and so are hooks. It is deciding while the BeforeCommit functions run, after
@@ -13,6 +15,10 @@
 // unit without such functions, and one that is not to commit, goes from running to
 // ending at once. That closes every slot first (package txn), so that nothing begins
 // any more, then what is open is ended, and the unit has ended. The hooks run last.
+//
+// A unit whose connection was hijacked begins nothing any more either: its slots
+// are closed, and so is every slot that it gets later. It ends with the program's
+// return all the same.
 //
 // # Locks
 //
@@ -25,12 +31,14 @@
 package unit
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -73,6 +81,7 @@ type state uint8
 const (
 	running  state = iota
 	deciding       // BeforeCommit functions run
+	hijacked       // every slot is closed; the program goes on
 	ending         // every slot is closed, or is being closed; transactions end
 	ended          // every transaction has ended; the hooks run, or have run
 )
@@ -82,7 +91,7 @@ const (
 type Unit struct {
 	host Host // set by Init, only read from then on: no lock
 
-	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail
+	failed atomic.Pointer[failure] // the first; nil if nothing has failed; from nil to a failure once, by fail, which replaces one that does not count
 	used   atomic.Pointer[used]    // nil in a unit that has asked for nothing; from nil to a used once, by use, with mu
 
 	mu        sync.Mutex // guards what follows, and what used holds
@@ -96,7 +105,9 @@ type failure struct {
 	err error
 	// only is whether nothing but the transactions fails: the answer stands.
 	only bool
-	at   context.Context // of the handler that failed; nil: of the host itself
+	// begun is whether it counts only where a transaction was begun.
+	begun bool
+	at    context.Context // of the handler that failed; nil: of the host itself
 }
 
 // used is what a unit of work has used. Most use one key of one database: the
@@ -104,7 +115,7 @@ type failure struct {
 // mutex guards it, but for begins.
 type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
-	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
+	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has begun to end
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
 	seldom  atomic.Pointer[seldom] // what few units need; nil in the others
 
@@ -156,7 +167,7 @@ func (u *Unit) ifRare() *seldom {
 // slot is a txn.Slot in the unit's list.
 type slot struct {
 	txn.Slot       // has locks of its own
-	next     *slot // guarded by the unit's mutex while it is running; not written afterwards
+	next     *slot // guarded by the unit's mutex until it ends; not written afterwards
 }
 
 // Init makes u the host's unit of work. Attempts count from 1.
@@ -182,10 +193,35 @@ func (u *Unit) use() *used {
 }
 
 // Over reports whether the transactions of u are no longer to be used.
-func (u *Unit) Over() bool {
+func (u *Unit) Over() bool { return u.Refused() != nil }
+
+// ErrHijacked is what a use gets when the connection was hijacked.
+var ErrHijacked = reason.New(txn.ErrFinished, "sqlreq: the connection was hijacked, and nothing begins in its request any more; use Registry.Do for each message")
+
+// Refused returns why the transactions of u are no longer to be used, nil if they are.
+func (u *Unit) Refused() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.state >= ending
+	return u.refused()
+}
+
+// refused is Refused for who holds u.mu.
+func (u *Unit) refused() error {
+	switch {
+	case u.state >= ending:
+		return txn.ErrFinished
+	case u.state == hijacked:
+		return ErrHijacked
+	}
+	return nil
+}
+
+// ofEnd returns the error of a slot that is closed as that of the unit.
+func (u *Unit) ofEnd(err error) error {
+	if err != txn.ErrFinished {
+		return err
+	}
+	return cmp.Or(u.Refused(), err)
 }
 
 // Join notes, once, that somebody takes part in the decision: see Host.Commits.
@@ -201,6 +237,9 @@ func (u *Unit) Join(who any) {
 	rare.joined = append(rare.joined, who)
 }
 
+// Joined reports whether somebody does.
+func (u *Unit) Joined() bool { return len(u.joined()) > 0 }
+
 func (u *Unit) joined() []any {
 	rare := u.ifRare()
 	if rare == nil {
@@ -214,24 +253,55 @@ func (u *Unit) joined() []any {
 // Fail makes the unit fail with err, unless it has failed already; nil does
 // nothing. at is the context of who fails.
 func (u *Unit) Fail(at context.Context, err error) error {
-	if u.Over() {
-		return txn.ErrFinished
+	if refused := u.Refused(); refused != nil {
+		return refused
 	}
 	u.fail(at, err)
 	return nil
 }
 
 func (u *Unit) fail(at context.Context, err error) {
-	if err != nil && u.failed.Load() == nil {
-		u.failed.CompareAndSwap(nil, &failure{err: err, at: at})
+	if err == nil || u.failure() != nil {
+		return
 	}
+	f := &failure{err: err, at: at}
+	if !u.failed.CompareAndSwap(nil, f) {
+		if first := u.failed.Load(); first.begun && !u.hasBegun() {
+			u.failed.CompareAndSwap(first, f)
+		}
+	}
+}
+
+// FailIfBegun is Fail with an error that counts only if a transaction was begun in
+// the unit, or is yet to be.
+func (u *Unit) FailIfBegun(at context.Context, err error) error {
+	if refused := u.Refused(); refused != nil {
+		return refused
+	}
+	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, begun: true})
+	return nil
+}
+
+// hasBegun reports whether a transaction was begun in the unit.
+func (u *Unit) hasBegun() bool {
+	use := u.used.Load()
+	return use != nil && use.begins.Load() > 0
+}
+
+// failure returns the first failure that counts, nil if there is none.
+func (u *Unit) failure() *failure {
+	f := u.failed.Load()
+	if f != nil && f.begun && !u.hasBegun() {
+		return nil
+	}
+	return f
 }
 
 // RollbackOnly makes the unit roll back because of err, unless it has failed
 // already; what the program has answered stands.
 func (u *Unit) RollbackOnly(at context.Context, err error) error {
-	if u.Over() {
-		return txn.ErrFinished
+	if refused := u.Refused(); refused != nil {
+		return refused
 	}
 	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, only: true})
 	return nil
@@ -239,16 +309,16 @@ func (u *Unit) RollbackOnly(at context.Context, err error) error {
 
 // AnswerStands reports whether the first failure was a RollbackOnly.
 func (u *Unit) AnswerStands() bool {
-	f := u.failed.Load()
+	f := u.failure()
 	return f != nil && f.only
 }
 
 // failByItself makes the unit fail with err, which is of nobody in particular.
-func (u *Unit) failByItself(err error) { u.failed.CompareAndSwap(nil, &failure{err: err}) }
+func (u *Unit) failByItself(err error) { u.fail(nil, err) }
 
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
-	if f := u.failed.Load(); f != nil {
+	if f := u.failure(); f != nil {
 		return f.err
 	}
 	return nil
@@ -286,7 +356,7 @@ func isTxEnded(err error) (is bool) {
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
 // nobody in particular.
 func (u *Unit) FailedAt() context.Context {
-	if f := u.failed.Load(); f != nil {
+	if f := u.failure(); f != nil {
 		return f.at
 	}
 	return nil
