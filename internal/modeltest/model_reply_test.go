@@ -15,6 +15,7 @@ type reply struct {
 	written   int
 	streaming bool
 	hijacked  bool
+	late      bool // a status of 400 or more was set while one below 400 streamed
 }
 
 func (r *reply) noBody() bool { return r.status == 204 || r.status == 304 }
@@ -31,7 +32,9 @@ func (r *reply) writeHeader(status int) {
 	case r.hijacked:
 	case r.status == 0:
 		r.set(status)
-	case status >= 400 && !r.streaming:
+	case r.streaming:
+		r.late = r.late || r.status < 400 && status >= 400
+	case status >= 400:
 		r.body, r.written = "", 0
 		r.set(status)
 	}
@@ -93,6 +96,7 @@ func (m *model) serve(req *request) {
 		}
 		if f != nil && req.plain {
 			res.writeHeader(500)
+			u.heedLate(res)
 		} else {
 			u.fail(f, 0)
 		}
@@ -101,12 +105,20 @@ func (m *model) serve(req *request) {
 			res.set(200)
 		}
 		status := res.status
-		u.end(u.err == nil && u.wants(status))
+		u.end(u.err == nil && !u.late && u.wants(status))
 		if retries && !res.streaming && !res.hijacked && u.conflict(status) && !u.committed && n < a.attempts && !over && !m.gone {
 			continue
 		}
 		m.want = append(m.want, u.answer(res, retries && !over))
 		return
+	}
+}
+
+// heedLate makes the unit fail because of a late status, if a transaction was begun.
+func (u *unit) heedLate(res *reply) {
+	u.late = u.late || res.late
+	if u.late && u.begun {
+		u.fail(&failure{"!", false, 0, false}, 0)
 	}
 }
 

@@ -138,6 +138,8 @@ type unit struct {
 	answered     bool // something was written, or the connection hijacked
 	finished     bool
 	panicked     bool
+	begun        bool // a transaction was begun
+	late         bool // see reply.late
 }
 
 type menv struct {
@@ -309,6 +311,10 @@ func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failu
 		}
 	}
 	e.open = append(e.open, t)
+	e.begun = true
+	if e.res != nil {
+		e.heedLate(e.res)
+	}
 	return t, nil
 }
 
@@ -377,6 +383,7 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 		f = e.res.write(o.text())
 	case opStatus:
 		e.res.writeHeader(statuses[o.n%len(statuses)])
+		e.heedLate(e.res)
 	case opFlush:
 		if e.res.hijacked {
 			return " not tried", nil, stays
@@ -689,6 +696,7 @@ func (e *menv) sub(o *op) (*failure, exit) {
 		e.panicked = true
 	case f != nil && kind == subNestedPlain:
 		e.res.writeHeader(500)
+		e.heedLate(e.res)
 	case f != nil:
 		e.fail(f, inner.innermost())
 	}
