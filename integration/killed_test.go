@@ -96,8 +96,8 @@ func (v *victim) meetsDeadConnection(driver string) {
 		return
 	}
 	rows := number(v.t, v.db, "SELECT count(*) FROM victim WHERE path = '"+path+"'")
-	if r := v.of(path); driver != "pgx" || status != http.StatusInternalServerError || len(r.events) != 0 || rows != 0 {
-		v.t.Errorf("%s: got %d, events %v, %d rows, want 200, or with pgx 500, none and none", path, status, r.events, rows)
+	if r := v.of(path); driver != "pgx" || status != http.StatusServiceUnavailable || len(r.events) != 0 || rows != 0 {
+		v.t.Errorf("%s: got %d, events %v, %d rows, want 200, or with pgx 503, none and none", path, status, r.events, rows)
 	}
 }
 
@@ -206,7 +206,7 @@ func TestG1KilledServer(t *testing.T) {
 			v.want("/after-commit", http.StatusOK)
 			<-v.pid
 			primary.Kill()
-			v.want("/server-is-away", http.StatusInternalServerError)
+			v.want("/server-is-away", http.StatusServiceUnavailable)
 			restart()
 			v.is(admin, "/after-commit", false, true)
 			v.next("3")

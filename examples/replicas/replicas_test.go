@@ -138,7 +138,7 @@ func TestFailedWriteSetsNoCookie(t *testing.T) {
 	}
 	srv := httptest.NewServer(handler)
 	t.Cleanup(srv.Close)
-	for words, want := range map[string]int{"": http.StatusUnprocessableEntity, "x": http.StatusInternalServerError} {
+	for words, want := range map[string]int{"": http.StatusUnprocessableEntity, "x": http.StatusServiceUnavailable} {
 		res, err := http.PostForm(srv.URL, url.Values{"words": {words}})
 		if err != nil {
 			t.Fatal(err)
