@@ -128,7 +128,7 @@ var (
 	ErrDuplicateKey error = errors.New("sqlreq: duplicate key")
 	// ErrBegun: a transaction is open already, so its options cannot be chosen any more.
 	ErrBegun error = txn.ErrBegun
-	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
+	// ErrFinished: the request, or the Do, is over or was hijacked, or this is a hook.
 	ErrFinished error = txn.ErrFinished
 	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx, or
 	// ended by the server in a way that leaves open what is stored.
