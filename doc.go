@@ -29,10 +29,16 @@
 // declared length is kept back, and a stream that fails is aborted, so that the
 // client sees a broken transfer. For that the write deadline of the connection
 // is put in the past and the middleware panics with http.ErrAbortHandler; the
-// end of an HTTP/1.0 response without a length is a reset. A middleware outside
-// whose writer has neither Unwrap nor Hijack, and which recovers
-// http.ErrAbortHandler, can undo that; so can a listener whose connections hide
-// that they are TCP (or are none), for HTTP/1.0 without a length: have a proxy in front speak HTTP/1.1.
+// end of an HTTP/1.0 response without a length is a reset. Where a middleware outside
+// has a writer with neither Unwrap nor Hijack, the goroutine ends by runtime.Goexit,
+// which nobody can recover, after a panic of the handler's own was logged. What a
+// client sees on which server is in docs/responses.md; an HTTP/1.0 response without a
+// length, and FastCGI, are the weak ones: have a proxy in front speak HTTP/1.1.
+//
+// A status of 400 or more that is set when a response below 400 streams already
+// comes too late to be sent: the request rolls back, and the response is broken off.
+// If no registry has a CommitIf, a flushed response of 400 or more is whole for the
+// client, and stands.
 //
 // One request has one outcome, and one transaction for each pool, however many
 // middlewares, decorators, mounted applications and keys take part.
@@ -40,11 +46,19 @@
 // # What goes outside of Middleware
 //
 // Middlewares that look at the response or add to it: logs, metrics, CORS,
-// sessions, compression, request IDs. Inside, a status is not final. So do those that
-// recover panics: inside, one that recovers the panic of a plain handler and answers
-// nothing, or through a writer of its own, commits half a work. Around a [HandlerFunc]
-// they are safe anywhere. Handlers that answer while another goroutine still works
-// (http.TimeoutHandler) may be on either side.
+// sessions, compression, request IDs. Inside, a status is not final. So do
+// middlewares that recover panics, which must answer 500 and pass
+// http.ErrAbortHandler on: inside, one that recovers a plain handler's panic and
+// answers nothing commits half a work (around a [HandlerFunc] they are safe
+// anywhere). So do caches, and h2c.NewHandler. Wrappers outside need Unwrap. Handlers
+// that answer while another goroutine still works (http.TimeoutHandler) may be on
+// either side.
+//
+// Protocols whose errors have the status 200 (gRPC, gRPC-Web, connect's streams,
+// GraphQL, JSON-RPC) commit what their handlers did before the error, unless an
+// interceptor calls [RollbackOnly].
+//
+// After Hijack nothing begins any more: use [Registry.Do] for each message of a socket.
 //
 // The writer handed to a handler does what net/http's does, by
 // http.ResponseController and by the old interfaces, but for http.Pusher. It has no
@@ -136,7 +150,7 @@
 //
 // # Settings worth knowing
 //
-// Memory is bounded by requests × (HoldLimit + Retry.BodyLimit). Set ReadTimeout and
+// Memory is bounded by requests × (HoldLimit + Retry.BodyLimit + 64 KiB for TxFunc). Set ReadTimeout and
 // WriteTimeout on the server: a handler that reads a body with a transaction open
 // holds a connection as long as the client takes ([TxFunc] reads small ones
 // before); where ReadTimeout passes while a handler runs, net/http cancels the
@@ -148,7 +162,8 @@
 // stays: hand it a Key behind a type without that method, as Gorm in
 // integration/thirdparty/recipes.go does. sqlc and bun take a Key as it is.
 //
-// A custom ErrorHandler does its own logging of what it answers. The 405 and
+// A custom ErrorHandler does its own logging of what it answers, but for a COMMIT
+// that failed and work that may have stayed. The 405 and
 // OPTIONS answers of a [View] are written by the view, not by the ErrorHandler.
 // An error answer by http.Error in a plain handler stands as it is.
 package sqlreq

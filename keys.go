@@ -338,9 +338,9 @@ func (s *scope) open() []Key {
 }
 
 // Tx returns the transaction of the request for [DefaultKey], begun now if it
-// is not yet. It is valid until the handler returns, or until [Commit],
-// [Rollback] or Hijack; afterwards the next call begins a new one. Do not call
-// its Commit or Rollback, nor defer one: that fails the request with [ErrTxEnded].
+// is not yet. It is valid until the handler returns, or until [Commit] or [Rollback],
+// after which the next call begins a new one, or Hijack. Do not call its Commit or
+// Rollback, nor defer one: that fails the request with [ErrTxEnded].
 //
 // The wait for a connection and the BEGIN end when ctx or the request's context
 // ends; the transaction itself ends with no context. Tx may be called from

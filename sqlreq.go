@@ -137,7 +137,7 @@ var (
 	// that began it on the same pool has other options or another Guard. The text says
 	// which.
 	ErrBegun error = txn.ErrBegun
-	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
+	// ErrFinished: the request, or the Do, is over or was hijacked, or this is a hook.
 	ErrFinished error = txn.ErrFinished
 	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx; or
 	// when it was to be rolled back the server had ended it already, so that what ran
