@@ -62,9 +62,12 @@ func (b *body) writeTo(dst io.Writer) error {
 
 // free gives the body back. Nothing may use it afterwards.
 func (b *body) free() {
-	if b == nil {
-		return
+	if b != nil { // this much is inlined
+		b.putBack()
 	}
+}
+
+func (b *body) putBack() {
 	b.store.free()
 	b.size = 0
 	if cap(b.memory.bytes) <= keepMemory {

@@ -35,7 +35,13 @@ func (s *snapshot) add(key string, values ...string) {
 }
 
 func (s *snapshot) free() {
-	if s == nil || cap(s.vals) > keepValues || cap(s.keys) > keepValues {
+	if s != nil { // this much is inlined: most responses have none
+		s.putBack()
+	}
+}
+
+func (s *snapshot) putBack() {
+	if cap(s.vals) > keepValues || cap(s.keys) > keepValues {
 		return
 	}
 	clear(s.keys)

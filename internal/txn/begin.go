@@ -227,14 +227,14 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed.Load() {
-		return false
+	closed := s.closed.Load()
+	if !closed {
+		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
+		s.state, s.cancel = beginning, cancel
+		s.handedOut, s.doubtful = false, false
 	}
-	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
-	s.state, s.cancel = beginning, cancel
-	s.handedOut, s.doubtful = false, false
-	return true
+	s.mu.Unlock()
+	return !closed
 }
 
 // sendBegin sends BEGIN, and Guard's savepoint, or the savepoint in a test's

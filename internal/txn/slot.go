@@ -152,7 +152,7 @@ type Slot struct {
 	stored    bool               // something of it is stored, or may be; written by End
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
-	tx        *sql.Tx            // nil when none is open; written with the turn as well, or by who closed the slot: who has the turn reads it without the mutex
+	tx        *sql.Tx            // nil when none is open; written by who has the turn or has closed the slot, who reads it without the mutex
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint

@@ -16,7 +16,7 @@ import (
 // first failure; a second call does nothing else.
 func (u *Unit) Finish(status int) error {
 	var joined []any
-	if u.used.Load() != nil {
+	if u.ifRare() != nil {
 		joined = u.joined()
 	}
 	return u.finish(u.failed.Load() == nil && u.host.Commits(status, joined))
@@ -68,15 +68,15 @@ func (u *Unit) endUnused() bool {
 func (u *Unit) startEnding(commit bool) (started, again bool) {
 	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	switch {
-	case u.state >= ending:
-		return false, false
-	case commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
-		return false, true
+	if u.state < ending {
+		again = commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)
+		started = !again
 	}
-	u.state = ending
-	return true, false
+	if started {
+		u.state = ending
+	}
+	u.mu.Unlock()
+	return started, again
 }
 
 // closeSlots closes every slot and returns those with an open transaction. No

@@ -369,10 +369,11 @@ func (u *Unit) Keep() {
 		u.mu.Lock()
 		u.committed = true
 		u.mu.Unlock()
-		if u.host.Within().Repeats {
+		outer := u.host.Outer()
+		if outer == nil || u.host.Within().Repeats {
 			return
 		}
-		u = u.host.Outer()
+		u = outer
 	}
 }
 
