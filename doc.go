@@ -7,17 +7,18 @@
 //	http.ListenAndServe("localhost:8080", reg.Middleware(mux))
 //
 // In a handler, and anywhere below it that has the request's context, [Tx] is the
-// transaction, and a [Key] is a connection that generated queries, bun and gorm
-// can be handed once and for all. A request that asks for nothing begins nothing.
+// transaction, and a [Key] is a connection that generated queries and bun can be
+// handed once and for all (gorm can not: see below). A request that asks for nothing
+// begins nothing.
 //
 // # The life of a request
 //
 // The response is held, up to Registry.HoldLimit bytes, while the handler runs.
 // When the outermost handler has returned, the request commits, unless one of
 // these says no: a panic, runtime.Goexit, an error returned by a [HandlerFunc] or
-// given to [Fail], a status of 400 or more (or Registry.CommitIf), a failed
-// [Commit], a transaction ended through *sql.Tx, a request's context that has
-// ended. Then the connection goes back to the pool, the functions of
+// given to [Fail] or [RollbackOnly], a status of 400 or more (or Registry.CommitIf),
+// a failed [Commit], a transaction ended through *sql.Tx or by the server, a request's
+// context that has ended. Then the connection goes back to the pool, the functions of
 // [AfterCommit] or [AfterRollback] run, and only then the response is sent: a slow
 // client holds no connection, and no client is told of work that the database does not
 // have. If COMMIT fails, the client gets an error response with none of the handler's
@@ -39,9 +40,11 @@
 // # What goes outside of Middleware
 //
 // Middlewares that look at the response or add to it: logs, metrics, CORS,
-// sessions, compression, request IDs. Inside, a status is not final. A middleware
-// inside that recovers panics is fine. Handlers that answer while another
-// goroutine still works (http.TimeoutHandler) may be on either side.
+// sessions, compression, request IDs. Inside, a status is not final. So do those that
+// recover panics: inside, one that recovers the panic of a plain handler and answers
+// nothing, or through a writer of its own, commits half a work. Around a [HandlerFunc]
+// they are safe anywhere. Handlers that answer while another goroutine still works
+// (http.TimeoutHandler) may be on either side.
 //
 // The writer handed to a handler does what net/http's does, by
 // http.ResponseController and by the old interfaces, but for http.Pusher. It has no
@@ -55,7 +58,15 @@
 // the request's; the transaction's own life is bound to no context, and a COMMIT
 // that was sent is seen through. What ends it is the end of the handler,
 // [Commit], [Rollback] and Hijack, nothing else. Use statements with the request's
-// context: they notice a client that has gone.
+// context, in a [Savepoint] with the one that its function was given: they notice a
+// client that has gone.
+//
+// A COMMIT, and the begin and the end of a Savepoint, wait for the statements of Keys
+// that other goroutines still run in the transaction, and what their errors say
+// about it counts. A statement on one key that waits for a row which the transaction
+// of another key has locked is a circle that no database sees: it lasts until the
+// request's context ends. A ROLLBACK that the server does not answer is given up two
+// seconds after that, with drivers that heed a context (pgx).
 //
 // Close rows before an explicit Commit: open ones end early on every driver, and only
 // rows.Err() tells. Rows scanned into sql.RawBytes and left open block any end of
@@ -78,13 +89,25 @@
 // there; with Guard it is a 500 and CommitError.Ambiguous; through a Key it is a 503
 // and nothing is there.
 //
+// A rollback may turn out to have been none: Guard's savepoint is gone, or the
+// answer to ROLLBACK says that no transaction is open (SQLite and lib/pq say so; pgx
+// and the drivers for MySQL say nothing, there only Guard can tell). What ran since
+// the server's end may then be stored for good. Such a request fails with
+// [ErrTxEnded]: no hook runs, it is not run again, no Retry-After is sent,
+// [Event].Outcome is [Ended], and it is logged whatever its status. It is an ordinary
+// rollback only where a statement of a Key met the error and nothing can have run
+// after it. So with Guard a deadlock that was met on *sql.Tx is not run again: use
+// the Key, where conflicts are to be retried on MariaDB and MySQL.
+//
 // # Several databases
 //
-// The commits are adjacent, in the order of the BEGINs. There is no two-phase
-// commit: if one fails, the rest are rolled back, and [CommitError].Committed
-// names those that are committed for good. CommitError.Ambiguous says that the
-// server's answer never came, so that the work may be there; no hook runs then,
-// and nothing is retried.
+// Read-only transactions end first; then come the commits, adjacent, in the order of
+// the BEGINs; then Registry.Observe and the hooks. There is no two-phase commit: if
+// one fails, the rest are rolled back, and [CommitError].Committed names those that
+// are committed for good. CommitError.Ambiguous says that the server's answer never
+// came, or that it had ended the transaction before, so that the work may be there;
+// no hook runs then, and nothing is retried. [MayHaveCommitted] asks for both, and for
+// [ErrTxEnded]: before work is done again that failed, ask it.
 //
 // # Retries
 //
@@ -93,13 +116,22 @@
 // everything the handler does, also what it does outside of the database: put such
 // effects into [AfterCommit], or exclude the route by Retry.When. Without a retry,
 // or when the attempts are used up, a conflict is answered with 503 and
-// Retry-After.
+// Retry-After; so is a request that could not begin because the database cannot be
+// reached. Where something is or may be committed there is neither.
+//
+// # Errors in a 200
+//
+// gRPC, connect, GraphQL and JSON-RPC answer their errors with the status 200. Call
+// [RollbackOnly] in an interceptor when the handler has failed: every transaction of
+// the request is rolled back, and the response stands. [Fail] would cost the client its
+// code, and [Rollback] ends the transaction of one key only.
 //
 // # Do
 //
 // [Registry.Do] is a unit of work without a request. Inside of one it is
-// independent, and takes a second connection: with a pool of one, or as a second
-// writer on one SQLite file, it waits until its context ends. Use a second
+// independent, and takes a second connection: as a second writer on one SQLite file
+// it waits until its context ends, and where the request holds the only connection
+// of the pool it is an error at once, if its context is the request's. Use a second
 // database for what must survive a rollback.
 //
 // # Settings worth knowing
@@ -111,9 +143,10 @@
 // request's context, and the request rolls back. For SQLite use a busy_timeout and, for
 // requests that write, _txlock=immediate, or Retry.
 //
-// gorm takes a connection that has BeginTx, as Key does, for a pool, and would end
-// the request's transaction after each write: hand it a Key behind a type without
-// that method.
+// gorm takes a connection that has BeginTx, as Key does, for a pool, and ends the
+// request's transaction after each write, so that the row of a request that then fails
+// stays: hand it a Key behind a type without that method, as Gorm in
+// integration/thirdparty/recipes.go does. sqlc and bun take a Key as it is.
 //
 // A custom ErrorHandler does its own logging of what it answers. The 405 and
 // OPTIONS answers of a [View] are written by the view, not by the ErrorHandler.

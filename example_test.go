@@ -86,7 +86,8 @@ func Example() {
 	// notes: 1
 }
 
-// Queries is what sqlc generates; bun and gorm take such a connection too.
+// Queries is what sqlc generates; bun takes such a connection too. gorm needs it
+// without BeginTx: see Key.
 type Queries struct{ db DBTX }
 
 // DBTX is satisfied by *sql.DB, by *sql.Tx, and by a sqlreq.Key.
@@ -729,5 +730,93 @@ func ExampleCommit() {
 	notes(db)
 	// Output:
 	// POST / -> 502 Bad Gateway
+	// notes: 1
+}
+
+// A protocol whose errors have the status 200 answers them itself. RollbackOnly
+// in its interceptor rolls the request's transactions back, and the answer stands.
+func ExampleRollbackOnly() {
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	method := func(ctx context.Context, text string) error {
+		if _, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
+			return err
+		}
+		if text == "" {
+			return errors.New("a note needs a text")
+		}
+		return nil
+	}
+	rpc := func(w http.ResponseWriter, r *http.Request) {
+		err := method(r.Context(), r.FormValue("text"))
+		if err == nil {
+			fmt.Fprint(w, `{"result":"saved"}`)
+			return
+		}
+		if err := sqlreq.RollbackOnly(r.Context(), err); err != nil {
+			log.Print(err)
+		}
+		fmt.Fprintf(w, `{"error":%q}`, err)
+	}
+	h := reg.Middleware(http.HandlerFunc(rpc))
+
+	call(h, "POST", "/rpc?text=milk", "")
+	call(h, "POST", "/rpc?text=", "")
+	notes(db)
+	// Output:
+	// POST /rpc?text=milk -> 200 {"result":"saved"}
+	// POST /rpc?text= -> 200 {"error":"a note needs a text"}
+	// notes: 1
+}
+
+// A job that failed is done once more, unless a part of its work is, or may be, in
+// a database for good. Here the second of two commits fails.
+func ExampleMayHaveCommitted() {
+	db := open()
+	defer db.Close()
+	index, err := sql.Open("sqlite", "file::memory:?_pragma=foreign_keys(1)")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer index.Close()
+	index.SetMaxOpenConns(1)
+	if _, err := index.Exec(`CREATE TABLE pages (id INTEGER PRIMARY KEY);
+		CREATE TABLE words (page INTEGER REFERENCES pages DEFERRABLE INITIALLY DEFERRED)`); err != nil {
+		log.Fatal(err)
+	}
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "index", DB: index})
+	if err != nil {
+		log.Fatal(err)
+	}
+	job := func(statement string) {
+		err := reg.Do(context.Background(), func(ctx context.Context) error {
+			if _, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES ('milk')`); err != nil {
+				return err
+			}
+			_, err := sqlreq.Key("index").ExecContext(ctx, statement)
+			return err
+		})
+		var c *sqlreq.CommitError
+		switch {
+		case err == nil:
+			fmt.Println("done")
+		case !sqlreq.MayHaveCommitted(err):
+			fmt.Println("once more")
+		case errors.As(err, &c):
+			fmt.Println("for a human: committed are", c.Committed, "but not", c.Key)
+		}
+		notes(db)
+	}
+
+	job(`INSERT INTO word (page) VALUES (1)`)    // there is no such table
+	job(`INSERT INTO words (page) VALUES (404)`) // there is no such page, which COMMIT finds out
+	// Output:
+	// once more
+	// notes: 0
+	// for a human: committed are [main] but not index
 	// notes: 1
 }

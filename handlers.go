@@ -191,11 +191,12 @@ func Fail(ctx context.Context, err error) error {
 // transaction, of every key. Its response stands, held or streaming. It is for
 // protocols whose errors have the status 200 (gRPC, connect, GraphQL, JSON-RPC):
 // call it in an interceptor, with the error that the handler has answered as the
-// cause. AfterRollback functions run, and AfterCommit functions do not, also where
-// nothing was begun; a retryable cause is run again as long as the response is
-// held. What an explicit [Commit] has committed stays. The first of it and [Fail]
-// counts. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its cause is the
-// error of the Do.
+// cause; nil is an error as well. AfterRollback functions run, and AfterCommit
+// functions do not, also where nothing was begun; a retryable cause is run again as
+// long as the response is held. What an explicit [Commit] has committed stays; a
+// later one is refused, and so is Hijack. The first of it and [Fail] counts. It is
+// logged at debug level. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its
+// cause is the error of the Do. It may be called from any goroutine.
 func RollbackOnly(ctx context.Context, cause error) error {
 	s := scopeOf(ctx)
 	switch {
@@ -206,7 +207,7 @@ func RollbackOnly(ctx context.Context, cause error) error {
 	case cause == nil:
 		cause = errRollbackOnly
 	}
-	return s.unit.RollbackOnly(s, cause)
+	return s.unit.RollbackOnly(s, harmless(cause))
 }
 
 var errRollbackOnly = errors.New("sqlreq: RollbackOnly was called without a cause")
@@ -251,7 +252,7 @@ func Errorf(code int, format string, args ...any) error {
 type CommitError struct {
 	Key       Key   // that began the transaction
 	Committed []Key // of several databases, those already committed: there is no two-phase commit
-	Ambiguous bool  // the server's answer is not known: the work may be there
+	Ambiguous bool  // it is not known what the server has stored: the work, or a part of it, may be there
 	Err       error
 }
 
@@ -283,9 +284,10 @@ func (e *CommitError) Unwrap() error {
 // StatusCode returns the status that the default ErrorHandler answers err with:
 // the code of the first [*StatusError] in its chain with one from 400 to 599; 413
 // for an [*http.MaxBytesError]; 503 if sqlreq marked it because it waited in vain
-// for the database, or because the request's context has ended; 500 otherwise,
-// and 200 for nil. No other type's method is asked: the 404 of an upstream is
-// not that of this service.
+// for the database or could not reach it, because a conflict outlasted the attempts,
+// or because the request's context has ended, and nothing is or may be committed;
+// 500 otherwise, and 200 for nil. No other type's method is asked: the 404 of an
+// upstream is not that of this service. An error whose methods panic is a 500.
 func StatusCode(err error) int {
 	if err == nil {
 		return http.StatusOK
@@ -295,7 +297,7 @@ func StatusCode(err error) int {
 		return code
 	}
 	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if errors.As(err, &tooLarge) && tooLarge != nil {
 		return http.StatusRequestEntityTooLarge
 	}
 	if isUnavailable(err) {
@@ -350,6 +352,7 @@ func (c *committed) Unwrap() error { return c.err }
 
 // isUnavailable reports whether another try, a little later, may go well.
 func isUnavailable(err error) bool {
+	err = harmless(err)
 	var u *unit.Unavailable
 	var c *committed
 	return errors.As(err, &u) && !errors.As(err, &c)
@@ -358,7 +361,9 @@ func isUnavailable(err error) bool {
 // MayHaveCommitted reports whether work of what failed with err may be in a
 // database, so that it must not be repeated blindly: err is, or wraps, a
 // [*CommitError] whose outcome is unknown or that names committed keys, or
-// [ErrTxEnded]. It is for an ErrorHandler, a job runner, a client.
+// [ErrTxEnded]. False for nil, and for an error whose methods panic. It is for an
+// ErrorHandler, a job runner, a client of [Registry.Do]. What an explicit [Commit]
+// has committed before the failure it does not know.
 func MayHaveCommitted(err error) bool {
 	err = harmless(err)
 	var c *CommitError
@@ -405,9 +410,28 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
-	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(harmless(err)) {
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) {
 		w.Header().Set("Retry-After", "1") // seconds
 	}
+}
+
+func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
+
+// logAnswered logs the error of a request whose handler's answer stands.
+func (x *attempt) logAnswered(err error) {
+	switch {
+	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
+		x.log(slog.LevelError, err)
+	case MayHaveCommitted(err):
+		x.log(slog.LevelWarn, err)
+	case x.unit.AnswerStands():
+		x.log(slog.LevelDebug, err)
+	}
+}
+
+func (x *attempt) log(level slog.Level, err error) {
+	at := x.failedAt()
+	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
 }
 
 // logFailure logs the error of a request. A client that has gone is nobody's

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sqlreq/sqlreq/internal/held"
+	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
@@ -78,8 +80,11 @@ func (s *scope) howWithin() (w unit.Within) {
 		asked, running = c.repeats, c.running.Load()
 	}
 	w.Repeats = asked
+	// Where no context ends there is no channel to compare: context.WithoutCancel,
+	// which is for later, looks the same.
+	own := s.Context == context.Context(s.outer) || txn.IsGiven(s.Context)
 	around := s.outer.root().Context.Done()
-	w.Waits = running || s.outer.unit.Deciding(s.Context) || s.Context == context.Context(s.outer) || around != nil && around == s.Context.Done()
+	w.Waits = running || own || s.outer.unit.Deciding(s.Context) || around != nil && around == s.Context.Done()
 	return w
 }
 
@@ -121,6 +126,39 @@ func (s *scope) inUnit() *scope {
 		return nil
 	}
 	return s.outer
+}
+
+// find returns the scope of the registry that binds k, looked up from s outward,
+// and the binding, if it is opened here.
+func (k Key) find(s *scope) (*scope, *binding, error) {
+	if b := s.access.reg.binding(k); b != nil && s.access.opens(b) {
+		return s, b, nil
+	}
+	return k.findOutward(s)
+}
+
+// findOutward looks k up in the registries around. The first that binds it decides,
+// also if nobody opened it: a registry further out would be another database.
+func (k Key) findOutward(s *scope) (*scope, *binding, error) {
+	for c := s; c != nil; c = c.inUnit() {
+		b := c.access.reg.binding(k)
+		if b == nil {
+			continue
+		}
+		for d := s; d != nil; d = d.inUnit() {
+			if d.access.opens(b) {
+				return c, b, nil
+			}
+		}
+		if b.OnDemand {
+			return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound OnDemand; open it with With(%q) (open here: %s)", k, k, list(s.open()))
+		}
+		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is bound, but not opened for this handler; wrap it in Middleware or With(%q) (open here: %s)", k, k, list(s.open()))
+	}
+	if k == "" {
+		return nil, nil, reason.New(ErrUnknownKey, "sqlreq: the empty Key is not valid; use DefaultKey (open here: %s)", list(s.open()))
+	}
+	return nil, nil, reason.New(ErrUnknownKey, "sqlreq: key %q is not bound; add a Binding for it to New (open here: %s)", k, list(s.open()))
 }
 
 // nested serves a request that is in a unit of work already: the outermost

@@ -34,10 +34,12 @@ type Registry struct {
 
 	// ErrorHandler answers a request that failed before a byte of its response had
 	// left, unless the handler had answered it with 400 or more. It finds none of
-	// the handler's headers; a Write without WriteHeader has the status of
-	// StatusCode(err), and if it writes nothing the default answer is given, which
-	// is the status text of StatusCode(err). It may be called while other requests'
-	// are running. The transactions are over: they return ErrFinished.
+	// the handler's headers, but Retry-After where another try may help; where
+	// MayHaveCommitted(err) is true, the client must not simply try again. A Write
+	// without WriteHeader has the status of StatusCode(err), and if it writes nothing
+	// the default answer is given, which is the status text of StatusCode(err). It may
+	// be called while other requests' are running. The transactions are over: they
+	// return ErrFinished.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// HoldLimit is the size in bytes up to which a response is held until COMMIT
@@ -47,12 +49,14 @@ type Registry struct {
 	// Retry says which requests are run again after a conflict; by default none.
 	Retry Retry
 
-	// Observe is called for every transaction that was begun, when it has ended,
-	// with the context of the request or the Do, in its goroutine.
+	// Observe is called for every transaction that was begun, when it and those
+	// that end with it have ended, in the goroutine that ended them. Its context is
+	// the request's or the Do's; the transaction's functions return ErrFinished in
+	// it, and a Do in it does not keep the request from being run again.
 	Observe func(context.Context, Event)
 
-	// Logger gets the failures from 500 up and those of streaming responses; nil
-	// means slog.Default().
+	// Logger gets the failures from 500 up, those of streaming responses, and every
+	// one whose work may have been committed. Nil means slog.Default().
 	Logger *slog.Logger
 
 	bindings map[Key]*binding
@@ -64,8 +68,9 @@ type Registry struct {
 // that the handler does outside of the database is repeated. A request is not run
 // again when a byte of the response has left (1xx responses aside), the connection was
 // hijacked, anything was committed (by Commit, by one of several databases, by a
-// Do under the request), an AfterCommit function has run, the body outgrew
-// BodyLimit, the outcome of a COMMIT is unknown, or Within is over.
+// Do under the request, but not one in Route, TxOptions, AfterRollback or Observe), an
+// AfterCommit function has run, the body outgrew BodyLimit, the outcome of a COMMIT
+// or a ROLLBACK is unknown ([MayHaveCommitted]), or Within is over.
 type Retry struct {
 	Attempts  int                             // in all; 0 and 1: no retry
 	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB
@@ -75,11 +80,12 @@ type Retry struct {
 	Retryable func(error) bool                // nil: IsRetryable
 }
 
-// Event tells what became of a transaction. There is one for each that was begun.
+// Event tells what became of a transaction. There is one for each that was begun,
+// also for one that nobody was given because [Binding].Guard's savepoint failed.
 type Event struct {
 	Key     Key           // that began it
 	Outcome Outcome       // how it ended
-	Err     error         // why it failed; nil if it ended as asked
+	Err     error         // why it failed, or what a ROLLBACK without an answer returned; nil if it ended as asked
 	Attempt int           // at the request, from 1
 	Wait    time.Duration // for a connection and BEGIN
 	Open    time.Duration // from then to its end
@@ -93,7 +99,8 @@ type Outcome int
 const (
 	// Committed: COMMIT succeeded; or the transaction was read-only and ended well.
 	Committed Outcome = iota + 1
-	// RolledBack: ROLLBACK was sent, because it was asked for or something failed.
+	// RolledBack: ROLLBACK was sent, because it was asked for or something failed; or
+	// the server had rolled back before, and nothing ran since then.
 	RolledBack
 	// CommitFailed: COMMIT was sent and returned an error, a [*CommitError].
 	CommitFailed
@@ -123,12 +130,16 @@ var (
 	ErrUnknownKey error = errors.New("sqlreq: unknown key")
 	// ErrDuplicateKey: two bindings of a registry have the same key.
 	ErrDuplicateKey error = errors.New("sqlreq: duplicate key")
-	// ErrBegun: a transaction is open already, so its options cannot be chosen any more.
+	// ErrBegun: a transaction is open already, and BeginTx comes too late, or the key
+	// that began it on the same pool has other options or another Guard. The text says
+	// which.
 	ErrBegun error = txn.ErrBegun
 	// ErrFinished: the request, or the Do, is over, or this is one of its hooks.
 	ErrFinished error = txn.ErrFinished
-	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx, or
-	// ended by the server in a way that leaves open what is stored.
+	// ErrTxEnded: the transaction was committed or rolled back through *sql.Tx; or
+	// when it was to be rolled back the server had ended it already, so that what ran
+	// since then may have been committed. The text says which. Neither kind of hook
+	// runs, the request is not run again, and MayHaveCommitted is true.
 	ErrTxEnded error = txn.ErrTxEnded
 )
 
@@ -139,7 +150,9 @@ var (
 func IsRetryable(err error) bool { return sqlerr.Retryable(err) }
 
 // Middleware returns next with a transaction for each request, for every key
-// that is not OnDemand. It may be called under another registry's, or its own.
+// that is not OnDemand. It may be called under another registry's, or its own. It
+// panics if the registry is nil (New returned an error), or a limit of it negative,
+// as With, Mount and Do do.
 func (reg *Registry) Middleware(next http.Handler) http.Handler {
 	reg.check()
 	if next == nil {
@@ -225,7 +238,8 @@ type attempt struct {
 
 func (x *attempt) init(a *access, outer *scope, w http.ResponseWriter, r *http.Request, n int) {
 	x.Init(w, r, a.reg.holdLimit())
-	x.scope = scope{Context: r.Context(), outer: outer, access: a, unit: &x.unit}
+	s := &x.scope // field by field: a composite literal would be built apart and copied
+	s.Context, s.outer, s.access, s.unit = r.Context(), outer, a, &x.unit
 	x.unit.Init(x, n)
 }
 
@@ -254,7 +268,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		if t.body != nil {
 			x.scope.req.Body = t.view
 		}
-		again = x.serve(m.next, w, r, t)
+		again = x.serve(m.next, w, r, &t)
 	}
 }
 
@@ -304,7 +318,9 @@ func copyBack(r, inner *http.Request) {
 // on with its value and stack.
 func (x *attempt) unwind() {
 	state := x.HandlerDone()
-	x.unit.Abandon()
+	if err := x.unit.Abandon(); MayHaveCommitted(err) {
+		x.log(slog.LevelWarn, err) // nobody else learns of it
+	}
 	drop(&x.Writer, state)
 }
 
@@ -444,30 +460,11 @@ func (reg *Registry) logger() *slog.Logger {
 	return slog.Default()
 }
 
-func (x *attempt) logFailure(err error) { x.log(slog.LevelError, err) }
-
-// logAnswered logs the error of a request whose handler's answer stands.
-func (x *attempt) logAnswered(err error) {
-	switch {
-	case StatusCode(err) >= 500 && !x.unit.AnswerStands():
-		x.log(slog.LevelError, err)
-	case MayHaveCommitted(err):
-		x.log(slog.LevelWarn, err)
-	case x.unit.AnswerStands():
-		x.log(slog.LevelDebug, err)
-	}
-}
-
-func (x *attempt) log(level slog.Level, err error) {
-	at := x.failedAt()
-	logFailure(at.req, at.access.reg.logger(), level, x.unit.Attempt(), err)
-}
-
 func (s *scope) fail(err error) error {
 	if s.access.closed != nil {
 		return ErrFinished
 	}
-	return s.unit.Fail(s, err)
+	return s.unit.Fail(s, harmless(err))
 }
 
 var errPanicked = errors.New("sqlreq: a handler panicked")
@@ -498,8 +495,8 @@ type attempts struct {
 	view io.ReadCloser // of the body, for the next attempt
 }
 
-func newAttempts(p *Retry) *attempts {
-	t := &attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
+func newAttempts(p *Retry) attempts {
+	t := attempts{Loop: retry.Loop{Attempts: p.Attempts, Within: p.Within, Backoff: p.Backoff, Attempt: 1}}
 	if p.Attempts > 1 {
 		t.Start = time.Now()
 	}
@@ -531,13 +528,21 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 // Do runs fn as a unit of work of its own: a nil result commits, an error or a
 // panic rolls back; hooks, savepoints and retries work as in a request, and every
 // key of the registry is open. It returns fn's error, a [*CommitError], or that of
-// ctx if it ended before COMMIT was sent.
+// ctx if it ended before COMMIT was sent; [MayHaveCommitted] tells whether work of it
+// may be there all the same, before it is done again. Where a rollback was none
+// ([ErrTxEnded]), it returns fn's error joined with one that says so.
 //
 // Inside a request it is independent of the request's transaction, an audit
 // record that must survive a rollback for instance: it takes a second
-// connection. With a pool of one, or as a second writer on one SQLite file, it
-// waits for the request until ctx ends; use a second database there. A database
-// bound by Binding.Tx is the exception: there it nests in the request's savepoint.
+// connection. As a second writer on one SQLite file it waits for the request until
+// ctx ends; use a second database there. With a pool of one connection
+// (MaxOpenConnections is 1) that the request holds, a use in it is an error at once,
+// if ctx is the request's or that of a hook that is running; with another context
+// it waits too. With N requests on a pool of N nobody can know, and all wait. A
+// database bound by Binding.Tx is the exception: there it nests in the request's
+// savepoint.
+//
+// It panics if the registry is nil, or a limit of it is negative.
 func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) error {
 	reg.check()
 	outer := scopeOf(ctx)
@@ -588,13 +593,22 @@ func (d *doAttempt) run(fn func(context.Context) error) error {
 	over := false
 	defer func() {
 		if !over {
-			d.unit.Abandon()
+			d.abandon()
 		}
 	}()
 	_ = d.scope.fail(fn(&d.scope))
 	err := d.unit.Finish(http.StatusOK)
 	over = true
 	return err
+}
+
+// abandon ends the attempt when its function panics or exits the goroutine.
+func (d *doAttempt) abandon() {
+	if err := d.unit.Abandon(); MayHaveCommitted(err) {
+		d.scope.access.reg.logger().LogAttrs(context.WithoutCancel(d.scope.Context), slog.LevelWarn,
+			"sqlreq: Do did not return, and its work, or a part of it, may be committed",
+			slog.String("key", string(keyOf(&d.scope, err))), slog.Int("attempt", d.unit.Attempt()), slog.Any("err", err))
+	}
 }
 
 // Context, Outer, Within, Retryable, Commits and Answered make d the host of its unit.

@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
@@ -141,8 +143,9 @@ func TestStatusCode(t *testing.T) {
 		{sqlreq.Errorf(200, "x"), 500},
 		{sqlreq.Errorf(399, "x"), 500},
 		{sqlreq.Errorf(600, "x"), 500},
-		{sqlreq.Errorf(0, "a: %w", sqlreq.Errorf(404, "x")), 404},
-		{errors.Join(sqlreq.Errorf(0, "x"), sqlreq.Errorf(404, "x")), 404},
+		{sqlreq.Errorf(0, "a: %w", sqlreq.Errorf(404, "x")), 500},
+		{errors.Join(sqlreq.Errorf(0, "x"), sqlreq.Errorf(404, "x")), 500},
+		{&sqlreq.StatusError{Code: 200, Err: sqlreq.Errorf(404, "x")}, 404},
 		{sqlreq.Errorf(409, "a: %w", sqlreq.Errorf(404, "x")), 409},
 		{&sqlreq.StatusError{Code: 418}, 418},
 		{(*sqlreq.StatusError)(nil), 500},
@@ -403,6 +406,202 @@ func TestReadmeNamesTests(t *testing.T) {
 	for _, name := range names {
 		if !strings.Contains(sources.String(), "func "+name+"(") {
 			t.Errorf("the README names %s, which is not there", name)
+		}
+	}
+}
+
+// TestSetUpOfAWrongRegistry: a negative field, and a nil *Registry, panic wherever
+// the registry is used first, with the name of what is wrong.
+func TestSetUpOfAWrongRegistry(t *testing.T) {
+	h := http.NotFoundHandler()
+	uses := map[string]func(*sqlreq.Registry){
+		"Middleware": func(reg *sqlreq.Registry) { reg.Middleware(h) },
+		"With":       func(reg *sqlreq.Registry) { reg.With(sqlreqtest.Main) },
+		"Mount":      func(reg *sqlreq.Registry) { reg.Mount("/admin", h) },
+		"Do": func(reg *sqlreq.Registry) {
+			_ = reg.Do(context.Background(), func(context.Context) error { return nil })
+		},
+	}
+	wrong := map[string]struct {
+		set  func(*sqlreq.Registry)
+		text string // "" for none
+	}{
+		"HoldLimit": {func(reg *sqlreq.Registry) { reg.HoldLimit = -1 }, "Registry.HoldLimit is negative"},
+		"Attempts":  {func(reg *sqlreq.Registry) { reg.Retry.Attempts = -1 }, "Registry.Retry.Attempts is negative"},
+		"BodyLimit": {func(reg *sqlreq.Registry) { reg.Retry.BodyLimit = -1 }, "Registry.Retry.BodyLimit is negative"},
+		"Within":    {func(reg *sqlreq.Registry) { reg.Retry.Within = -1 }, "Registry.Retry.Within is negative"},
+		"nothing":   {func(*sqlreq.Registry) {}, ""},
+		"what is allowed": {func(reg *sqlreq.Registry) {
+			reg.HoldLimit, reg.Retry = 1, sqlreq.Retry{Attempts: 1, BodyLimit: 1, Within: 1}
+		}, ""},
+	}
+	for use, f := range uses {
+		for what, tt := range wrong {
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+			tt.set(reg)
+			got := sqlreqtest.Panicked(func() { f(reg) })
+			if text := fmt.Sprint(got); (got == nil) != (tt.text == "") || !strings.Contains(text, tt.text) {
+				t.Errorf("%s with %s: got panic %v, want %q", use, what, got, tt.text)
+			}
+		}
+		if text := fmt.Sprint(sqlreqtest.Panicked(func() { f(nil) })); !strings.Contains(text, "*Registry is nil") || !strings.Contains(text, "New") {
+			t.Errorf("%s of a nil *Registry: got panic %q, want that New's error was not looked at", use, text)
+		}
+	}
+}
+
+// TestErrorf: the text of one with a code that is none says so.
+func TestErrorf(t *testing.T) {
+	for code, want := range map[int]int{400: 400, 404: 404, 599: 599, 399: 500, 600: 500, 0: 500, -1: 500, 200: 500} {
+		err := sqlreq.Errorf(code, "row %d: %w", 7, sqlreqtest.ErrTest)
+		var s *sqlreq.StatusError
+		if !errors.As(err, &s) || s.Code != want || sqlreq.StatusCode(err) != want || !errors.Is(err, sqlreqtest.ErrTest) {
+			t.Errorf("Errorf(%d): got %#v, want a StatusError of %d that wraps", code, err, want)
+		}
+		if says := strings.Contains(err.Error(), fmt.Sprintf("Errorf(%d): a status code of an error is from 400 to 599", code)); says != (want != code) || !strings.Contains(err.Error(), "row 7: test") {
+			t.Errorf("Errorf(%d): got the text %q", code, err)
+		}
+	}
+}
+
+func TestMayHaveCommitted(t *testing.T) {
+	tests := []struct {
+		err  error
+		want bool
+	}{
+		{nil, false},
+		{sqlreqtest.ErrTest, false},
+		{sqlreq.ErrTxEnded, true},
+		{fmt.Errorf("a: %w", sqlreq.ErrTxEnded), true},
+		{errors.Join(sqlreqtest.ErrTest, sqlreq.ErrTxEnded), true},
+		{&sqlreq.CommitError{Err: sqlreqtest.ErrTest}, false},
+		{&sqlreq.CommitError{Ambiguous: true, Err: sqlreqtest.ErrTest}, true},
+		{&sqlreq.CommitError{Committed: []sqlreq.Key{"a"}, Err: sqlreqtest.ErrTest}, true},
+		{sqlreq.Errorf(409, "a: %w", &sqlreq.CommitError{Ambiguous: true, Err: sqlreqtest.ErrTest}), true},
+		{(*sqlreq.CommitError)(nil), false},
+		{sqlreq.ErrFinished, false},
+		{sqlreqtest.Conflict{}, false},
+	}
+	for _, test := range tests {
+		if got := sqlreq.MayHaveCommitted(test.err); got != test.want {
+			t.Errorf("%v: got %t, want %t", test.err, got, test.want)
+		}
+	}
+}
+
+// TestErrBegun: its causes have texts of their own.
+func TestErrBegun(t *testing.T) {
+	db := (&fakedb.DB{}).Open(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "guarded", DB: db, Guard: true},
+		sqlreq.Binding{Key: "readonly", DB: db, TxOptions: sqlreqtest.Options(sqlreqtest.ReadOnly)})
+	err := reg.Do(t.Context(), func(ctx context.Context) error {
+		sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
+		_, twice := sqlreq.BeginTx(ctx, nil)
+		_, options := sqlreq.Key("readonly").Tx(ctx)
+		_, guard := sqlreq.Key("guarded").Tx(ctx)
+		for text, err := range map[string]error{"call BeginTx before any other use": twice, "the same TxOptions": options, "the same Guard": guard} {
+			if !errors.Is(err, sqlreq.ErrBegun) || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), `"main"`) {
+				t.Errorf("got %v, want ErrBegun with %q and the key that began", err, text)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEventBegan: Began is when the use asked for the transaction, before the wait
+// for it.
+func TestEventBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakedb.DB{Begin: func(context.Context) error { time.Sleep(2 * time.Second); return nil }} // of the bubble
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
+		var log sqlreqtest.Recorder
+		log.Watch(reg)
+		var asked []time.Time
+		err := reg.Do(t.Context(), func(ctx context.Context) error {
+			for range 2 {
+				time.Sleep(time.Minute)
+				asked = append(asked, time.Now())
+				sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
+				time.Sleep(time.Second)
+				if err := sqlreq.Commit(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil || len(log.Told()) != 2 {
+			t.Fatalf("got %v, events %q", err, log.Events())
+		}
+		for i, e := range log.Told() {
+			if !e.Began.Equal(asked[i]) || e.Wait != 2*time.Second || e.Open != time.Second {
+				t.Errorf("got %v after it was asked for, waited %v, open %v; want 0, 2s, 1s", e.Began.Sub(asked[i]), e.Wait, e.Open)
+			}
+		}
+	})
+}
+
+// TestWriteInAReadOnlyTransaction is logged as a warning, once for each unit.
+func TestWriteInAReadOnlyTransaction(t *testing.T) {
+	twice := func(ctx context.Context, k sqlreq.Key) error {
+		_, one := k.ExecContext(ctx, sqlreqtest.InsertWork)
+		_, two := k.ExecContext(ctx, sqlreqtest.InsertWork)
+		return errors.Join(one, two)
+	}
+	tests := map[string]struct {
+		options *sql.TxOptions
+		work    func(ctx context.Context) error
+		warns   int
+	}{
+		"two writes":  {sqlreqtest.ReadOnly, func(ctx context.Context) error { return twice(ctx, sqlreqtest.Main) }, 1},
+		"in two keys": {sqlreqtest.ReadOnly, func(ctx context.Context) error { return errors.Join(twice(ctx, sqlreqtest.Main), twice(ctx, "other")) }, 1},
+		"by BeginTx": {nil, func(ctx context.Context) error {
+			_, err := sqlreq.BeginTx(ctx, sqlreqtest.ReadOnly)
+			return errors.Join(err, twice(ctx, sqlreqtest.Main))
+		}, 1},
+		"serializable":  {sqlreqtest.ReadOnlySerializable, func(ctx context.Context) error { return twice(ctx, sqlreqtest.Main) }, 0},
+		"not read-only": {nil, func(ctx context.Context) error { return twice(ctx, sqlreqtest.Main) }, 0},
+		"no row": {sqlreqtest.ReadOnly, func(ctx context.Context) error {
+			_, err := sqlreqtest.Main.ExecContext(ctx, "DELETE FROM work WHERE id = 404")
+			return err
+		}, 0},
+		"by Query, which is not seen": {sqlreqtest.ReadOnly, sqlreqtest.Statements()["QueryContext"], 0},
+		"a read":                      {sqlreqtest.ReadOnly, sqlreqtest.Uses()["Query"], 0},
+	}
+	for name, tt := range tests {
+		for _, guard := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, Guard %t", name, guard), func(t *testing.T) {
+				other := sqlreqtest.OpenDB(t)
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t), Guard: guard, TxOptions: sqlreqtest.Options(tt.options)},
+					sqlreq.Binding{Key: "other", DB: other, Guard: guard, TxOptions: sqlreqtest.Options(sqlreqtest.ReadOnly)})
+				var log sqlreqtest.Recorder
+				log.Watch(reg)
+				rec := sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error { return tt.work(r.Context()) })))
+				checkWarnings(t, &log, tt.warns, "POST /path")
+				log.Reset()
+				err := reg.Do(t.Context(), tt.work)
+				checkWarnings(t, &log, tt.warns, " ")
+				if rec.Code != 200 || err != nil {
+					t.Errorf("got %d, Do %v; want that nothing fails", rec.Code, err)
+				}
+			})
+		}
+	}
+}
+
+// checkWarnings checks the warnings of writes that are lost; of is the method and
+// the path.
+func checkWarnings(t *testing.T, log *sqlreqtest.Recorder, n int, of string) {
+	t.Helper()
+	recs := log.Records()
+	if len(recs) != n {
+		t.Errorf("got %v, want %d warnings", recs, n)
+	}
+	for _, rec := range recs {
+		if rec["level"] != "WARN" || !strings.Contains(rec["msg"], "read-only") || rec["key"] != "main" || rec["method"]+" "+rec["path"] != of {
+			t.Errorf("got %v, want a warning with the key and %q", rec, of)
 		}
 	}
 }

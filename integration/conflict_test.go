@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // all sends requests at the same time and fails the test for each that is not answered with 200.

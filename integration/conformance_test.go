@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	osexec "os/exec"
 	"strings"
 	"testing"
 
@@ -31,6 +32,26 @@ func TestDSN(t *testing.T) {
 		t.Fatalf("-dialect=%s: it is postgresql, mysql or sqlite", *dialectFlag)
 	}
 	conformance.Run(t, openDSN(t, *driverFlag, *dsnFlag), dialect)
+}
+
+// TestSwitchedOffForeignKeysAreToldApart: on an SQLite whose foreign keys are switched off no check runs,
+// and the failure says what to set; with the data source name of README.md all run.
+func TestSwitchedOffForeignKeysAreToldApart(t *testing.T) {
+	const wal = "&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"
+	for _, test := range []struct {
+		settings      string
+		passes        bool
+		want, wantNot string
+	}{
+		{"?_pragma=foreign_keys(0)" + wal, false, "_pragma=foreign_keys(1)", "G1_"},
+		{"?_pragma=foreign_keys(1)" + wal, true, "--- PASS: TestDSN/G1_", "_pragma=foreign_keys(1)"},
+	} {
+		cmd := osexec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDSN$", "-test.v", "-driver=sqlite", "-dialect=sqlite", "-dsn=file:"+file(t)+test.settings)
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != test.passes || !strings.Contains(string(out), test.want) || strings.Contains(string(out), test.wantNot) {
+			t.Errorf("%s: got %v, want a pass: %t, with %q and without %q:\n%s", test.settings, err, test.passes, test.want, test.wantNot, out)
+		}
+	}
 }
 
 // TestConformance runs the suite on every driver. Its results are the table in README.md.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/sqlreq/sqlreq"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // cluster returns a pool for each node.
@@ -286,7 +286,7 @@ func TestG1GaleraNodeKilled(t *testing.T) {
 	killed := time.Now()
 	nodes[2].Kill()
 	t.Cleanup(func() {
-		if err := nodes[2].Rejoin(); err != nil {
+		if err := nodes[2].Start(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -62,13 +62,21 @@ func number(t testing.TB, db *sql.DB, query string) (n int) {
 // eventually polls what only another process knows.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
+	if err := until(what, ok); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// until is eventually for a handler.
+func until(what string, ok func() bool) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v", what, patience)
+			return fmt.Errorf("%s: not within %v", what, patience)
 		}
 	}
+	return nil
 }
 
 // record is what is known of one request.
@@ -168,17 +176,29 @@ func (s *service) transactions() (n int) {
 
 // post sends a request. An error is that of a broken transfer.
 func (s *service) post(ctx context.Context, path string) (status int, err error) {
+	a, err := s.ask(ctx, path)
+	return a.status, err
+}
+
+// answer is what a client was told.
+type answer struct {
+	status     int
+	retryAfter bool
+}
+
+// ask is post with more of the answer.
+func (s *service) ask(ctx context.Context, path string) (a answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+path, nil)
 	if err != nil {
-		return 0, err
+		return a, err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return a, err
 	}
 	defer res.Body.Close()
 	_, err = io.Copy(io.Discard, res.Body)
-	return res.StatusCode, err
+	return answer{res.StatusCode, res.Header.Get("Retry-After") != ""}, err
 }
 
 // want sends a request and fails the test if the status is not the one wanted.

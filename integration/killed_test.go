@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // withOption returns a DSN whose sessions have a setting of PostgreSQL.

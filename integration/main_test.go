@@ -7,8 +7,11 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq/integration/conformance"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
+
+// long is for tests whose usual share of time leaves rounds out.
+var long = flag.Bool("long", false, "all rounds of the tests that have many")
 
 func TestMain(m *testing.M) {
 	flag.Parse()

@@ -1,13 +1,18 @@
 package integration
 
 import (
+	"database/sql/driver"
 	"testing"
 
 	"github.com/sqlreq/sqlreq/integration/conformance"
-	_ "modernc.org/sqlite"
+	"modernc.org/sqlite"
 )
 
 func init() {
+	sqlite.MustRegisterScalarFunction("sqlreq_leave", 0, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) { return callLeave(), nil })
+	sqliteDrivers["sqlite"] = func(path string) string {
+		return "file:" + path + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)"
+	}
 	databases = append(databases, database{
 		name:   "SQLite, modernc.org/sqlite",
 		driver: "sqlite",

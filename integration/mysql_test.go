@@ -7,7 +7,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/sqlreq/sqlreq/integration/conformance"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 func init() {

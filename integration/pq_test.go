@@ -5,7 +5,7 @@ import (
 
 	_ "github.com/lib/pq"
 	"github.com/sqlreq/sqlreq/integration/conformance"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 func init() {

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // buildNotes builds examples/notes.

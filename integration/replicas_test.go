@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // examples/replicas has a test of its own, which needs a primary and a standby.

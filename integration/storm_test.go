@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/sqlreq/sqlreq"
-	"github.com/sqlreq/sqlreq/integration/internal/servers"
+	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
 // Clients leave at a random moment around a COMMIT that takes its time. What the

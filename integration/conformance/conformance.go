@@ -86,7 +86,9 @@ var (
 		ReadOnly:    true,
 		Conflict:    sql.TxOptions{Isolation: sql.LevelSerializable},
 	}
-	// SQLite is for a file in WAL mode, with foreign keys and a busy_timeout switched on.
+	// SQLite is for a file in WAL mode, with foreign keys and a busy_timeout switched
+	// on in the data source name, for every connection: for modernc.org/sqlite
+	// "file:x.db?_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)".
 	SQLite = Dialect{
 		Placeholder: question,
 		ID:          "INTEGER PRIMARY KEY AUTOINCREMENT",
@@ -106,12 +108,17 @@ type Result struct {
 }
 
 // Run runs every check as a subtest. The pool must allow at least 10 connections;
-// it stays open.
+// it stays open. Before any check it shows on plain transactions, without sqlreq,
+// that COMMIT refuses what breaks a deferred constraint: where it does not, the
+// checks of G1 would blame sqlreq for it, so that Run says what to set, and ends.
 func Run(t *testing.T, db *sql.DB, d Dialect) []Result {
 	s := &suite{db: db, dialect: d}
 	s.drop(t)
 	s.create(t)
 	t.Cleanup(func() { s.drop(t) })
+	if err := s.deferredIsChecked(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	var results []Result
 	for _, c := range checks {
 		v := no
@@ -177,6 +184,57 @@ func (s *suite) drop(t testing.TB) {
 	}
 }
 
+// deferredIsChecked returns an error that says what to set if a plain *sql.Tx can
+// commit what breaks a deferred constraint. Two connections are asked: a setting may
+// have been made on one of them only.
+func (s *suite) deferredIsChecked(ctx context.Context) error {
+	if s.dialect.Deferred == "" {
+		return nil
+	}
+	first, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer first.Close()
+	second, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer second.Close()
+	for _, conn := range []*sql.Conn{first, second} {
+		accepted, err := s.acceptsAnything(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if accepted {
+			return errors.New("without sqlreq, on a plain *sql.Tx, COMMIT has accepted a row that breaks a deferred foreign key: this database, or this connection, does not check foreign keys, and no check of G1 would say anything. " +
+				"Switch them on in the data source name, for every connection: for SQLite by _pragma=foreign_keys(1) (modernc.org/sqlite) or _foreign_keys=1 (mattn/go-sqlite3). " +
+				"If the database has no deferred constraints, leave Dialect.Deferred empty")
+		}
+	}
+	return nil
+}
+
+// acceptsAnything reports whether COMMIT accepts a row that breaks a deferred foreign key.
+func (s *suite) acceptsAnything(ctx context.Context, conn *sql.Conn) (bool, error) {
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	defer tx.Rollback()
+	if _, err := tx.ExecContext(ctx, breakDeferred); err != nil {
+		return false, fmt.Errorf("the foreign key is not checked by COMMIT, as Dialect.Deferred (%q) says, but by the statement before: %w", s.dialect.Deferred, err)
+	}
+	if tx.Commit() != nil {
+		return false, nil
+	}
+	_, err = conn.ExecContext(ctx, "DELETE FROM sqlreq_child")
+	return true, err
+}
+
+// breakDeferred is accepted, and makes COMMIT fail where foreign keys are deferred.
+const breakDeferred = "INSERT INTO sqlreq_child (parent) VALUES (404)"
+
 // run is one check.
 type run struct {
 	*testing.T
@@ -212,7 +270,7 @@ func (r *run) breakCommit(ctx context.Context) error {
 	if r.dialect.Deferred == "" {
 		return r.kill(ctx)
 	}
-	_, err := main.ExecContext(ctx, "INSERT INTO sqlreq_child (parent) VALUES (404)")
+	_, err := main.ExecContext(ctx, breakDeferred)
 	return err
 }
 

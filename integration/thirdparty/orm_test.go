@@ -215,16 +215,34 @@ func TestGormTransactionIsASavepoint(t *testing.T) {
 }
 
 // What Gorm is for: a bare Key has BeginTx, so that gorm takes it for a pool, and begins and ends a transaction for each
-// write: the request's. sqlreq notices, and the request fails.
+// write: the request's. sqlreq notices, and the request fails, but its row stays.
 func TestGormOnABareKeyIsFoundOut(t *testing.T) {
 	s := newSite(t)
 	db := openGorm(t, s)
 	srv := serve(t, "HTTP/1.1", s.reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		session := db.WithContext(r.Context())
 		session.Statement.ConnPool = sqlreq.DefaultKey
-		return session.Create(&note{Text: mark}).Error
+		if err := session.Create(&note{Text: mark}).Error; err != nil {
+			return sqlreq.Errorf(599, "create: %w", err)
+		}
+		return sqlreq.Errorf(422, "a reason to roll back")
 	})))
-	send(t, srv, "POST", "/").wantError(t)
+	send(t, srv, "POST", "/").wantStatus(t, 422)
+	s.wantNotes(t, 1)
+}
+
+// With Gorm the row of a request that fails does not stay.
+func TestGormRollsBackWithTheRequest(t *testing.T) {
+	s := newSite(t)
+	db := openGorm(t, s)
+	srv := serve(t, "HTTP/1.1", s.reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if err := Gorm(r.Context(), db).Create(&note{Text: mark}).Error; err != nil {
+			return sqlreq.Errorf(599, "create: %w", err)
+		}
+		return sqlreq.Errorf(422, "a reason to roll back")
+	})))
+	send(t, srv, "POST", "/").wantStatus(t, 422)
+	s.wantNotes(t, 0)
 }
 
 // Code that was written for gorm may try to end the transaction; it is told to leave it.

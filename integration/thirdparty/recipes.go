@@ -57,6 +57,10 @@ func EchoErrors(e *echo.Echo) {
 // begins. db.Transaction in it makes a savepoint. db itself was opened on the pool:
 //
 //	db, err := gorm.Open(sqlite.New(sqlite.Config{Conn: pool}), &gorm.Config{})
+//
+// Never make the Key itself gorm's connection: gorm commits the request's transaction after each write then, and the
+// row of a request that fails stays. Statements with another context than ctx, by WithContext, need one from inside
+// the request; in a sqlreq.Savepoint call Gorm again with the context that its function is given.
 func Gorm(ctx context.Context, db *gorm.DB) *gorm.DB {
 	session := db.Session(&gorm.Session{NewDB: true, Context: ctx})
 	session.Statement.ConnPool = &gormConn{sqlreq.DefaultKey}

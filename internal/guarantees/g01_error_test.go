@@ -6,7 +6,10 @@ package guarantees
 
 import (
 	"bytes"
+	"context"
+	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -147,5 +150,68 @@ func TestG1ErrorHandlerPanicsStreaming(t *testing.T) {
 	}))
 	if status, body, err := sqlreqtest.Get(t, srv.URL); err == nil {
 		t.Errorf("got a complete %d of %d bytes, want a broken transfer", status, len(body))
+	}
+}
+
+// typedNil is an error like those of many functions that return their own type:
+// every method of a nil one panics.
+type typedNil struct{ err error }
+
+func (e *typedNil) Error() string { return e.err.Error() }
+func (e *typedNil) Unwrap() error { return e.err }
+
+// panickingAs is one with a method that panics in errors.As alone.
+type panickingAs struct{}
+
+func (panickingAs) Error() string { return "panickingAs" }
+func (panickingAs) As(any) bool   { panic("As") }
+
+// TestG1ErrorsWhoseMethodsPanic: such an error rolls back as any other does, and is a 500.
+func TestG1ErrorsWhoseMethodsPanic(t *testing.T) {
+	bad := map[string]error{
+		"typed nil": (*typedNil)(nil),
+		"joined":    errors.Join(sqlreqtest.ErrTest, (*typedNil)(nil)),
+		"As":        panickingAs{},
+	}
+	for name, failure := range bad {
+		for _, ended := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", ended through *sql.Tx ", ended), func(t *testing.T) {
+				db := sqlreqtest.OpenDB(t)
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "routed", Route: func(context.Context, *http.Request) (*sql.DB, error) {
+					return nil, failure
+				}})
+				work := func(ctx context.Context) error {
+					sqlreqtest.Exec(t, ctx, sqlreqtest.Main, sqlreqtest.InsertWork)
+					if tx, err := sqlreq.Tx(ctx); err != nil || ended && tx.Rollback() != nil {
+						t.Errorf("Tx: %v", err)
+					}
+					return failure
+				}
+				handlers := map[string]http.Handler{
+					"returned": sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error { return work(r.Context()) }),
+					"Fail": http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+						_ = sqlreq.Fail(r.Context(), work(r.Context()))
+					}),
+					"Route": sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+						_ = work(r.Context())
+						_, err := sqlreq.Key("routed").Tx(r.Context())
+						return err
+					}),
+				}
+				for how, h := range handlers {
+					srv := sqlreqtest.Serve(t, reg.Middleware(h))
+					if status, _, err := sqlreqtest.Get(t, srv.URL); err != nil || status != 500 {
+						t.Errorf("%s: got %d, %v, want 500", how, status, err)
+					}
+				}
+				if err := reg.Do(t.Context(), work); err == nil {
+					t.Error("Do: got nil, want an error")
+				}
+				if n := sqlreqtest.Count(t, db, "work"); n != 0 {
+					t.Errorf("got %d rows, want none", n)
+				}
+				sqlreqtest.Idle(t, db)
+			})
+		}
 	}
 }

@@ -227,9 +227,10 @@ func TestG2UseBesideACommitBeginsAnew(t *testing.T) {
 	}
 }
 
-// A statement whose transaction another goroutine commits before it is sent was
-// not run: nobody has ended anything behind sqlreq's back.
-func TestG2StatementBehindACommitBeginsAnew(t *testing.T) {
+// A statement whose transaction another goroutine rolls back before it is sent was
+// not run: nobody has ended anything behind sqlreq's back. (A Commit waits for it:
+// TestG4StatementUnderWay.)
+func TestG2StatementBehindARollbackBeginsAnew(t *testing.T) {
 	for name, statement := range sqlreqtest.Statements() {
 		t.Run(name, func(t *testing.T) {
 			db := sqlreqtest.OpenDB(t)
@@ -238,18 +239,21 @@ func TestG2StatementBehindACommitBeginsAnew(t *testing.T) {
 			reg.Observe = events.Observe
 			rec := sqlreqtest.Do(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, sqlreqtest.InsertWork)
-				commit := sync.OnceFunc(func() {
-					committed := make(chan error, 1)
-					go func() { committed <- sqlreq.Commit(r.Context()) }()
-					if err := <-committed; err != nil {
-						t.Errorf("Commit: %v", err)
+				rollBack := sync.OnceFunc(func() {
+					rolledBack := make(chan error, 1)
+					go func() { rolledBack <- sqlreq.Rollback(r.Context()) }()
+					if err := <-rolledBack; err != nil {
+						t.Errorf("Rollback: %v", err)
 					}
 				})
-				if err := statement(sqlreqtest.Asked{Context: r.Context(), OnErr: commit}); err != nil {
+				if err := statement(sqlreqtest.Asked{Context: r.Context(), OnErr: rollBack}); err != nil {
 					t.Errorf("got %v, want a new transaction", err)
 				}
 			})))
-			checkTwoCommits(t, rec, db, &events)
+			if n := sqlreqtest.Count(t, db, "work"); rec.Code != 200 || n != 1 || events.Events() != "main RolledBack 1, main Committed 1" {
+				t.Errorf("got %d, %d rows, events %q; want 200, a row and a transaction for each", rec.Code, n, &events)
+			}
+			sqlreqtest.Idle(t, db)
 		})
 	}
 }

@@ -158,9 +158,22 @@ func TestG4SavepointMisuse(t *testing.T) {
 			_, _, err := http.NewResponseController(w).Hijack()
 			return err
 		}, "inside a Savepoint"},
+		"the context of a savepoint that was rolled back": {func(_ http.ResponseWriter, _, i context.Context) error {
+			var old context.Context
+			_ = sqlreq.Savepoint(i, func(ctx context.Context) error { old = ctx; return sqlreqtest.ErrTest })
+			return sqlreq.Savepoint(old, nothing)
+		}, "innermost"},
 		"the context of a savepoint that has returned": {func(_ http.ResponseWriter, _, i context.Context) error {
 			var old context.Context
 			_ = sqlreq.Savepoint(i, func(ctx context.Context) error { old = ctx; return nil })
+			return sqlreq.Savepoint(old, nothing)
+		}, "innermost"},
+		"the context of one that was released into one rolled back": {func(_ http.ResponseWriter, _, i context.Context) error {
+			var old context.Context
+			_ = sqlreq.Savepoint(i, func(ctx context.Context) error {
+				_ = sqlreq.Savepoint(ctx, func(ctx context.Context) error { old = ctx; return nil })
+				return sqlreqtest.ErrTest
+			})
 			return sqlreq.Savepoint(old, nothing)
 		}, "innermost"},
 		"a hook in one that was rolled back": {func(_ http.ResponseWriter, _, i context.Context) error {
@@ -202,6 +215,27 @@ func TestG4SavepointMisuse(t *testing.T) {
 				t.Errorf("%d rows, want 2", n)
 			}
 		})
+	}
+}
+
+// TestG4StatementInASavepointThatHasReturned: where none is open any more, the context of one that was rolled
+// back is refused with the reason, and that of one that was released is as good as the one around it.
+func TestG4StatementInASavepointThatHasReturned(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	for _, fails := range []error{nil, sqlreqtest.ErrTest} {
+		err := reg.Do(t.Context(), func(ctx context.Context) error {
+			var old context.Context
+			_ = sqlreq.Savepoint(ctx, func(ctx context.Context) error { old = ctx; return fails })
+			_, err := sqlreqtest.Main.ExecContext(old, sqlreqtest.InsertWork)
+			return err
+		})
+		if fails == nil && err != nil || fails != nil && (err == nil || !strings.Contains(err.Error(), "the Savepoint of this context was rolled back")) {
+			t.Errorf("after a Savepoint that returned %v: got %v", fails, err)
+		}
+	}
+	if n := sqlreqtest.Count(t, db, "work"); n != 1 {
+		t.Errorf("got %d rows, want 1", n)
 	}
 }
 
@@ -248,8 +282,10 @@ func TestG4SavepointGoingBackFails(t *testing.T) {
 }
 
 func TestG4SavepointReleaseFails(t *testing.T) {
+	refuse := true // the first one; what goes back to the savepoint releases it, too
 	faults := &fakedb.DB{Stmt: func(_ context.Context, query string) error {
-		if strings.HasPrefix(query, "RELEASE") {
+		if strings.HasPrefix(query, "RELEASE") && refuse {
+			refuse = false
 			return sqlreqtest.ErrTest
 		}
 		return nil
@@ -428,10 +464,10 @@ func TestG4SavepointOfAnEndedTransaction(t *testing.T) {
 func TestG4SavepointReturnsBeforeTheInnerOne(t *testing.T) {
 	tests := map[string]struct {
 		outer, inner error
-		stmt         string // that ends the inner one
+		stmts        string // that end the inner one
 	}{
 		"released":            {nil, nil, "RELEASE SAVEPOINT sqlreq_2"},
-		"inner rolled back":   {nil, sqlreqtest.ErrTest, "ROLLBACK TO SAVEPOINT sqlreq_2"},
+		"inner rolled back":   {nil, sqlreqtest.ErrTest, "ROLLBACK TO SAVEPOINT sqlreq_2, RELEASE SAVEPOINT sqlreq_2"},
 		"outer is to go back": {sqlreqtest.ErrTest, nil, "RELEASE SAVEPOINT sqlreq_2"},
 	}
 	for name, tt := range tests {
@@ -464,7 +500,7 @@ func TestG4SavepointReturnsBeforeTheInnerOne(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "Savepoint is still open") {
 				t.Errorf("got %v, want that the outer one is still open", err)
 			}
-			d.Check(t, "BEGIN", "SAVEPOINT sqlreq_1", "SAVEPOINT sqlreq_2", "INSERT", tt.stmt, "ROLLBACK")
+			d.Check(t, strings.Split("BEGIN, SAVEPOINT sqlreq_1, SAVEPOINT sqlreq_2, INSERT, "+tt.stmts+", ROLLBACK", ", ")...)
 		})
 	}
 }

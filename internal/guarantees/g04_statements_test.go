@@ -181,7 +181,15 @@ func TestG4Statements(t *testing.T) {
 		{"Guard", sqlreq.Binding{Guard: true}, nil, plain(func(t *testing.T, w w, r r) { insert(t, r) }), 200,
 			[]string{"BEGIN", "SAVEPOINT sqlreq_guard", "INSERT", "RELEASE SAVEPOINT sqlreq_guard", "COMMIT"}},
 		{"Guard and rollback", sqlreq.Binding{Guard: true}, nil, plain(func(t *testing.T, w w, r r) { insert(t, r); w.WriteHeader(404) }), 404,
-			[]string{"BEGIN", "SAVEPOINT sqlreq_guard", "INSERT", "ROLLBACK"}},
+			[]string{"BEGIN", "SAVEPOINT sqlreq_guard", "INSERT", "ROLLBACK TO SAVEPOINT sqlreq_guard", "ROLLBACK"}},
+		{"Guard and explicit rollback", sqlreq.Binding{Guard: true}, nil, plain(func(t *testing.T, w w, r r) {
+			insert(t, r)
+			if err := sqlreq.Rollback(r.Context()); err != nil {
+				t.Error(err)
+			}
+		}), 200, []string{"BEGIN", "SAVEPOINT sqlreq_guard", "INSERT", "ROLLBACK TO SAVEPOINT sqlreq_guard", "ROLLBACK"}},
+		{"Guard, read-only", sqlreq.Binding{Guard: true, TxOptions: sqlreqtest.Options(sqlreqtest.ReadOnly)}, nil, plain(func(t *testing.T, w w, r r) { insert(t, r) }), 200,
+			[]string{"BEGIN READ ONLY", "SAVEPOINT sqlreq_guard", "INSERT", "ROLLBACK TO SAVEPOINT sqlreq_guard", "ROLLBACK"}},
 		{"Guard cannot be laid", sqlreq.Binding{Guard: true}, nil, func(t *testing.T) http.Handler {
 			return sqlreq.TxFunc(func(w w, r r, tx *sql.Tx) error { return nil })
 		}, 500, []string{"BEGIN", "SAVEPOINT sqlreq_guard!", "ROLLBACK"}},
@@ -224,9 +232,11 @@ func TestG4StatementsOfSavepointGuardAndRetry(t *testing.T) {
 				m.ExpectExec("SAVEPOINT sqlreq_1").WillReturnResult(ok)
 				m.ExpectExec("SAVEPOINT sqlreq_2").WillReturnResult(ok)
 				m.ExpectExec("ROLLBACK TO SAVEPOINT sqlreq_2").WillReturnResult(ok)
+				m.ExpectExec("RELEASE SAVEPOINT sqlreq_2").WillReturnResult(ok)
 				m.ExpectExec("RELEASE SAVEPOINT sqlreq_1").WillReturnResult(ok)
 				m.ExpectExec("SAVEPOINT sqlreq_3").WillReturnResult(ok)
 				m.ExpectExec("ROLLBACK TO SAVEPOINT sqlreq_3").WillReturnResult(ok)
+				m.ExpectExec("RELEASE SAVEPOINT sqlreq_3").WillReturnResult(ok)
 				m.ExpectCommit()
 			},
 			handler: func(_ http.ResponseWriter, r *http.Request) error {
@@ -254,6 +264,7 @@ func TestG4StatementsOfSavepointGuardAndRetry(t *testing.T) {
 			expect: func(m sqlmock.Sqlmock) {
 				m.ExpectBegin()
 				m.ExpectExec("SAVEPOINT sqlreq_guard").WillReturnResult(ok)
+				m.ExpectExec("ROLLBACK TO SAVEPOINT sqlreq_guard").WillReturnResult(ok)
 				m.ExpectRollback()
 			},
 			handler: func(w http.ResponseWriter, r *http.Request) error {

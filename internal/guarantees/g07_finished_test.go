@@ -65,7 +65,8 @@ func TestG7Finished(t *testing.T) {
 }
 
 // TestG7StatementOvertaken: the request ends after a statement of another
-// goroutine has found the transaction, and before it runs.
+// goroutine has found the transaction, and before it runs; the client has left, so
+// that the end does not wait for it.
 func TestG7StatementOvertaken(t *testing.T) {
 	for name, use := range sqlreqtest.Uses() {
 		if name == "Tx" || name == "BeginTx" {
@@ -75,17 +76,19 @@ func TestG7StatementOvertaken(t *testing.T) {
 			f := &fakedb.DB{}
 			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: f.Open(t)})
 			ready, finished, result := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-			sqlreqtest.AskGet(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			client, leave := context.WithCancel(t.Context())
+			sqlreqtest.Ask(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if _, err := sqlreq.Tx(r.Context()); err != nil {
 					t.Error(err)
 				}
-				ctx := sqlreqtest.Asked{Context: r.Context(), OnErr: sync.OnceFunc(func() { close(ready); <-finished })}
+				ctx := sqlreqtest.Asked{Context: context.WithoutCancel(r.Context()), OnErr: sync.OnceFunc(func() { close(ready); <-finished })}
 				if name == "Savepoint" { // is through the gate by then, which the end waits for
 					ctx.OnErr = sync.OnceFunc(func() { close(ready) })
 				}
 				go func() { result <- use(ctx) }()
 				<-ready
-			})), "/")
+				leave()
+			})), httptest.NewRequestWithContext(client, "GET", "/", nil))
 			close(finished)
 			if err := <-result; err != nil && !errors.Is(err, sqlreq.ErrFinished) {
 				t.Errorf("got %v, want ErrFinished", err)

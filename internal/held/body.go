@@ -49,13 +49,15 @@ func (b *body) append(p []byte, s string) error {
 	return b.store.append(p, s)
 }
 
-// writeTo writes the body to dst, and frees it.
+// writeTo writes the body to dst, and frees it; after a panic of dst it is the
+// garbage collector's.
 func (b *body) writeTo(dst io.Writer) error {
 	if b == nil {
 		return nil
 	}
-	defer b.free()
-	return b.store.writeTo(dst)
+	err := b.store.writeTo(dst)
+	b.free()
+	return err
 }
 
 // free gives the body back. Nothing may use it afterwards.

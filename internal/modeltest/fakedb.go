@@ -9,7 +9,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"strings"
 	"sync"
@@ -41,26 +40,28 @@ type What int
 
 // The ways to fail.
 const (
-	Plain       What = iota + 1 // an error that says nothing; the transaction lives
-	Conflict                    // SQLSTATE 40001; the transaction lives, of a COMMIT it is rolled back
-	Full                        // an error that may end a transaction; it has
-	FalseFull                   // an error that may end a transaction; it has not
-	Deadlock                    // retryable, and the transaction has ended
-	Unnoticed                   // an error that does not say that the transaction has ended
-	DDL                         // no error; the transaction was committed on the way
-	ContextEnds                 // the context of the statement ends, and the transaction with it
-	BadConn                     // the connection is lost, the transaction rolled back
-	BadAfter                    // of COMMIT: the connection is lost, the transaction committed
-	LostBefore                  // of COMMIT: an error without an answer, rolled back
-	LostAfter                   // of COMMIT: an error without an answer, committed
-	Constraint                  // of COMMIT: SQLSTATE 23503, rolled back
-	ClientGoes                  // of COMMIT: it succeeds, and the client goes meanwhile
-	Whats
+	Plain        What = iota + 1 // an error that says nothing; the transaction lives
+	Conflict                     // SQLSTATE 40001; the transaction lives, of a COMMIT it is rolled back
+	Full                         // an error that may end a transaction; it has
+	FalseFull                    // an error that may end a transaction; it has not
+	Deadlock                     // retryable, and the transaction has ended
+	Unnoticed                    // an error that does not say that the transaction has ended
+	DDL                          // no error; the transaction was committed on the way
+	ContextEnds                  // the context of the statement ends, and the transaction with it
+	BadConn                      // the connection is lost, the transaction rolled back
+	BadAfter                     // of COMMIT: the connection is lost, the transaction committed
+	LostBefore                   // of COMMIT: an error without an answer, rolled back
+	LostAfter                    // of COMMIT: an error without an answer, committed
+	Constraint                   // of COMMIT: SQLSTATE 23503, rolled back
+	ClientGoes                   // of COMMIT: it succeeds, and the client goes meanwhile
+	Timeout                      // an error that may end a transaction, and is retryable; it has
+	FalseTimeout                 // the same; it has not
+	IOErr                        // of COMMIT: an I/O error, committed
 )
 
 func (w What) String() string {
 	return [...]string{"-", "Plain", "Conflict", "Full", "FalseFull", "Deadlock", "Unnoticed", "DDL", "ContextEnds",
-		"BadConn", "BadAfter", "LostBefore", "LostAfter", "Constraint", "ClientGoes"}[w]
+		"BadConn", "BadAfter", "LostBefore", "LostAfter", "Constraint", "ClientGoes", "Timeout", "FalseTimeout", "IOErr"}[w]
 }
 
 // Possible are the faults that a call can have.
@@ -72,6 +73,51 @@ var Possible = [Calls][]What{
 	Back:     {Plain},
 	Commit:   {Constraint, Conflict, BadConn, BadAfter, LostBefore, LostAfter, ClientGoes},
 	Rollback: {Plain, BadConn},
+}
+
+// Behind are the faults that end a transaction behind the library's back, and those
+// that take the answer from it.
+var Behind = [Calls][]What{
+	Begin:    {BadConn},
+	Exec:     {Unnoticed, Deadlock, DDL, Full, Timeout, FalseTimeout},
+	Save:     {Full, Plain},
+	Release:  {Plain, BadConn},
+	Back:     {Plain, BadConn},
+	Commit:   {IOErr, LostBefore, LostAfter},
+	Rollback: {Plain, BadConn},
+}
+
+// Engine is a kind of database.
+type Engine int
+
+// The kinds of databases.
+const (
+	// MariaDB accepts COMMIT, ROLLBACK and SAVEPOINT outside of a transaction.
+	MariaDB Engine = iota
+	// SQLite answers a COMMIT or ROLLBACK outside of a transaction with an error;
+	// SAVEPOINT begins one there.
+	SQLite
+	// PostgreSQL never ends a transaction by itself: an error aborts it, and it knows
+	// nothing but going back.
+	PostgreSQL
+)
+
+func (e Engine) String() string { return [...]string{"MariaDB", "SQLite", "PostgreSQL"}[e] }
+
+// takes returns what becomes of a fault of a statement.
+func (e Engine) takes(w What) What {
+	if e != PostgreSQL {
+		return w
+	}
+	switch w {
+	case Full, FalseFull, Unnoticed, Timeout, FalseTimeout:
+		return Plain
+	case Deadlock:
+		return Conflict
+	case DDL:
+		return 0
+	}
+	return w
 }
 
 // Fault is what happens to the n-th call of a kind, from 0.
@@ -96,7 +142,9 @@ func (e StateError) SQLState() string { return string(e) }
 type Server struct {
 	Name   string
 	Faults []Fault
-	Strict bool              // COMMIT and ROLLBACK outside of a transaction are errors, as of SQLite; else accepted, as of MariaDB
+	Engine Engine
+	Every  int // each n-th statement ends its transaction, in one of the ways of Behind; 0: none does
+	Client *Client
 	Log    func(line string) // of every statement
 	Gone   func()            // what ClientGoes does
 
@@ -104,6 +152,7 @@ type Server struct {
 	data     map[string]string
 	count    [Calls]int
 	sessions []*Session
+	journal  []*Transaction
 	faulty   []string // what a client did that no client may
 }
 
@@ -112,13 +161,18 @@ type Session struct {
 	server *Server
 	layers []layer // nil outside of a transaction; the first is the transaction, the others savepoints
 	names  map[string]bool
-	dead   bool // lost
-	closed bool
+	tx     *Transaction // that of the last BEGIN
+
+	implicit bool // the transaction was begun by a SAVEPOINT
+	aborted  bool // of PostgreSQL: only going back is left
+	dead     bool // lost
+	closed   bool
 }
 
 type layer struct {
 	name   string
 	writes map[string]*string // nil is deleted
+	log    []*Write
 }
 
 // Open returns a new connection.
@@ -158,12 +212,33 @@ func (c *Session) Run(query string, end func()) (string, error) {
 	s := c.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	call, arg := parse(query)
+	if call == Commit || call == Rollback {
+		c.noteEnd(call)
+	}
 	if c.dead {
+		c.noteMute(call)
 		return "", driver.ErrBadConn
 	}
-	call, arg := parse(query)
-	fault := s.fault(call)
+	fault := s.Engine.takes(s.fault(call))
 	s.logLocked(c, call, query, arg, fault)
+	if fault == Plain || fault == BadConn {
+		c.noteMute(call)
+	}
+	if c.aborted && (call == Exec || call == Save || call == Release) {
+		return "", StateError("25P02")
+	}
+	value, err := c.carryOut(call, query, arg, fault, end)
+	if err != nil && c.layers != nil && s.Engine == PostgreSQL {
+		c.aborted = true
+	}
+	if err != nil && call == Save && isGuard(arg) {
+		c.tx.Refused = true
+	}
+	return value, err
+}
+
+func (c *Session) carryOut(call Call, query, arg string, fault What, end func()) (string, error) {
 	switch call {
 	case Begin:
 		return "", c.begin(fault)
@@ -201,6 +276,9 @@ func (s *Server) fault(call Call) What {
 		if f.Call == call && f.Nth == n {
 			return f.What
 		}
+	}
+	if call == Exec && s.Every > 0 && n%s.Every == s.Every-1 {
+		return Behind[Exec][n/s.Every%len(Behind[Exec])]
 	}
 	return 0
 }
@@ -246,23 +324,48 @@ func (c *Session) begin(fault What) error {
 	case BadConn:
 		return c.lose()
 	}
-	c.layers = []layer{{writes: make(map[string]*string)}}
+	c.open(false)
 	c.names = make(map[string]bool)
+	c.noteBegin()
 	return nil
 }
 
+func (c *Session) open(implicit bool) {
+	c.layers = []layer{{writes: make(map[string]*string)}}
+	c.implicit, c.aborted = implicit, false
+}
+
+// drop rolls back what is open.
+func (c *Session) drop() {
+	for _, l := range c.layers {
+		l.note(Lost)
+	}
+	c.layers, c.aborted = nil, false
+}
+
 func (c *Session) lose() error {
-	c.dead, c.layers = true, nil
+	c.drop()
+	c.dead = true
 	return driver.ErrBadConn
 }
 
+// ErrRolledBack is pgx's for a COMMIT that PostgreSQL has answered with ROLLBACK.
+var ErrRolledBack = errors.New("commit unexpectedly resulted in rollback")
+
 func (c *Session) commit(fault What) error {
+	if c.aborted && fault != BadConn {
+		c.drop()
+		return ErrRolledBack
+	}
+	if c.layers == nil && (fault == Constraint || fault == Conflict) {
+		fault = 0 // there is nothing to refuse
+	}
 	switch fault {
 	case Constraint:
-		c.layers = nil
+		c.drop()
 		return StateError("23503")
 	case Conflict:
-		c.layers = nil
+		c.drop()
 		return StateError("40001")
 	case BadConn:
 		return c.lose()
@@ -270,15 +373,18 @@ func (c *Session) commit(fault What) error {
 		c.apply()
 		return c.lose()
 	case LostBefore:
-		c.layers = nil
+		c.drop()
 		return ErrFault
 	case LostAfter:
 		c.apply()
 		return ErrFault
+	case IOErr:
+		c.apply()
+		return &mysqlite.IOErr{}
 	case ClientGoes:
 		c.server.Gone()
 	}
-	if c.layers == nil && c.server.Strict {
+	if c.layers == nil && c.server.Engine == SQLite {
 		return &mysqlite.NoTx{}
 	}
 	c.apply()
@@ -291,8 +397,9 @@ func (c *Session) apply() {
 		for k, v := range l.writes {
 			c.server.write(k, v)
 		}
+		l.note(Stored)
 	}
-	c.layers = nil
+	c.layers, c.aborted = nil, false
 }
 
 func (s *Server) write(k string, v *string) {
@@ -307,13 +414,13 @@ func (s *Server) write(k string, v *string) {
 
 func (c *Session) rollback(fault What) error {
 	none := c.layers == nil
-	c.layers = nil
+	c.drop()
 	switch {
 	case fault == Plain:
 		return ErrFault
 	case fault == BadConn:
 		return c.lose()
-	case none && c.server.Strict:
+	case none && c.server.Engine == SQLite:
 		return &mysqlite.NoTx{}
 	}
 	return nil
@@ -324,66 +431,103 @@ func (c *Session) savepoint(call Call, name string, fault What) error {
 	case Plain:
 		return ErrFault
 	case Full:
-		c.layers = nil
+		c.noteBehind(false)
+		c.drop()
 		return &mysqlite.Full{}
 	case BadConn:
 		return c.lose()
 	}
 	if call == Save {
-		if c.layers == nil {
-			return nil // MariaDB forgets it at once
-		}
-		if c.names[name] {
-			c.server.faulty = append(c.server.faulty, c.server.Name+": the name of a savepoint was used twice: "+name)
-		}
-		c.names[name] = true
-		c.layers = append(c.layers, layer{name, make(map[string]*string)})
-		return nil
+		return c.save(name)
 	}
 	depth := c.find(name)
 	if depth < 0 {
-		return fmt.Errorf("savepoint %s does not exist", name)
+		return c.noSavepoint()
 	}
-	released := c.layers[depth:]
+	above := c.layers[depth:]
 	c.layers = c.layers[:depth:depth]
 	if call == Back {
-		c.layers = append(c.layers, layer{name, make(map[string]*string)})
+		for _, l := range above {
+			l.note(Undone)
+		}
+		c.layers = append(c.layers, layer{name: name, writes: make(map[string]*string)})
+		c.aborted = false
 		return nil
 	}
-	for _, l := range released {
-		maps.Copy(c.layers[depth-1].writes, l.writes)
+	around := &c.layers[depth-1]
+	for _, l := range above {
+		maps.Copy(around.writes, l.writes)
+		around.log = append(around.log, l.log...)
+	}
+	if c.implicit && depth == 1 {
+		c.apply()
 	}
 	return nil
 }
 
+func (c *Session) save(name string) error {
+	if c.layers == nil {
+		switch c.server.Engine {
+		case MariaDB:
+			return nil // it forgets it at once
+		case PostgreSQL:
+			return StateError("25P01")
+		}
+		c.open(true)
+		c.tx.Reopened = true
+	}
+	if c.names[name] {
+		c.server.faulty = append(c.server.faulty, c.server.Name+": the name of a savepoint was used twice: "+name)
+	}
+	c.names[name] = true
+	c.layers = append(c.layers, layer{name: name, writes: make(map[string]*string)})
+	c.tx.Guarded = c.tx.Guarded || isGuard(name)
+	return nil
+}
+
+func isGuard(name string) bool { return strings.HasSuffix(name, "guard") }
+
+func (c *Session) noSavepoint() error {
+	switch {
+	case c.server.Engine == SQLite:
+		return &mysqlite.NoSavepoint{}
+	case c.server.Engine == MariaDB:
+		return mysqlite.NewDoesNotExist()
+	case c.layers == nil:
+		return StateError("25P01")
+	}
+	return StateError("3B001")
+}
+
 // statement is PUT key value, DEL key or GET key.
 func (c *Session) statement(query string, fault What, end func()) (string, error) {
+	c.noteStatement(fault)
 	switch fault {
-	case Plain:
-		return "", ErrFault
-	case Conflict:
-		return "", StateError("40001")
-	case Full:
-		c.layers = nil
-		return "", &mysqlite.Full{}
-	case FalseFull:
-		return "", &mysqlite.Full{}
-	case Deadlock:
-		c.layers = nil
-		return "", mysqlite.NewDeadlock()
+	case Full, Deadlock, Timeout:
+		c.noteBehind(false)
+		c.drop()
 	case Unnoticed:
-		c.layers = nil
-		return "", ErrFault
+		c.noteBehind(true)
+		c.drop()
 	case DDL:
+		c.noteBehind(true)
 		c.apply()
 	case ContextEnds:
-		c.layers = nil
+		if c.server.Engine != PostgreSQL {
+			c.noteBehind(false)
+			c.drop()
+		}
 		end()
-		return "", context.Canceled
 	case BadConn:
 		return "", c.lose()
 	}
+	if err := errorOf(fault); err != nil {
+		return "", err
+	}
 	words := strings.Fields(query)
+	if words[0] != "GET" {
+		c.noteWrite(query)
+	}
 	switch words[0] {
 	case "GET":
 		return c.get(words[1]), nil
@@ -395,6 +539,25 @@ func (c *Session) statement(query string, fault What, end func()) (string, error
 		return "", fmt.Errorf("syntax error: %s", query)
 	}
 	return "", nil
+}
+
+// errorOf is what a statement that met the fault says.
+func errorOf(fault What) error {
+	switch fault {
+	case Plain, Unnoticed:
+		return ErrFault
+	case Conflict:
+		return StateError("40001")
+	case Full, FalseFull:
+		return &mysqlite.Full{}
+	case Deadlock:
+		return mysqlite.NewDeadlock()
+	case Timeout, FalseTimeout:
+		return mysqlite.NewTimeout()
+	case ContextEnds:
+		return context.Canceled
+	}
+	return nil
 }
 
 func (c *Session) get(k string) string {
@@ -416,94 +579,4 @@ func (c *Session) put(k string, v *string) {
 		return
 	}
 	c.layers[len(c.layers)-1].writes[k] = v
-}
-
-// Connector is a Server as a driver of database/sql.
-type Connector struct{ *Server }
-
-// Connect is that of driver.Connector.
-func (c Connector) Connect(context.Context) (driver.Conn, error) { return &conn{c.Open()}, nil }
-
-// Driver is that of driver.Connector.
-func (c Connector) Driver() driver.Driver { return nil }
-
-// EndKey is the key of a context's value that is the func() which ends the context.
-type EndKey struct{}
-
-type conn struct{ *Session }
-
-func (c *conn) run(ctx context.Context, query string) (string, error) {
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
-	end, _ := ctx.Value(EndKey{}).(func())
-	return c.Run(query, end)
-}
-
-func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	query := "BEGIN"
-	if opts.ReadOnly {
-		query = "BEGIN READ ONLY" // and not heeded
-	}
-	_, err := c.run(ctx, query)
-	return c, err
-}
-
-func (c *conn) Commit() error {
-	_, err := c.Run("COMMIT", nil)
-	return err
-}
-
-func (c *conn) Rollback() error {
-	_, err := c.Run("ROLLBACK", nil)
-	return err
-}
-
-func (c *conn) ExecContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
-	_, err := c.run(ctx, query)
-	return driver.ResultNoRows, err
-}
-
-func (c *conn) QueryContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Rows, error) {
-	v, err := c.run(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	return &rows{value: v}, nil
-}
-
-func (c *conn) ResetSession(context.Context) error {
-	c.server.mu.Lock()
-	defer c.server.mu.Unlock()
-	if c.layers != nil {
-		c.server.faulty = append(c.server.faulty, c.server.Name+": a connection came out of the pool inside a transaction")
-	}
-	return nil
-}
-
-func (c *conn) Close() error {
-	c.server.mu.Lock()
-	defer c.server.mu.Unlock()
-	c.closed = true
-	c.layers = nil
-	return nil
-}
-
-func (c *conn) Begin() (driver.Tx, error)           { return nil, errors.ErrUnsupported }
-func (c *conn) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
-
-type rows struct {
-	value string
-	done  bool
-}
-
-func (r *rows) Columns() []string { return []string{"value"} }
-func (r *rows) Close() error      { return nil }
-
-func (r *rows) Next(dest []driver.Value) error {
-	if r.done {
-		return io.EOF
-	}
-	r.done, dest[0] = true, r.value
-	return nil
 }

@@ -3,7 +3,6 @@ package modeltest
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -37,9 +36,10 @@ type answer struct {
 
 // failure is an error as the contract tells them apart.
 type failure struct {
-	class  string // "!" is any
-	retry  bool   // retryable
-	status int    // of a StatusError
+	class       string // "!" is any
+	retry       bool   // retryable
+	status      int    // of a StatusError
+	unavailable bool   // a database could not be reached, or a Do gave up
 }
 
 func (f *failure) String() string {
@@ -50,7 +50,7 @@ func (f *failure) String() string {
 }
 
 // any makes f one whose text is nobody's business.
-func (f *failure) any() *failure { return &failure{"!", f.retry, f.status} }
+func (f *failure) any() *failure { return &failure{"!", f.retry, f.status, f.unavailable} }
 
 var (
 	txEnded    = &failure{class: "ended"}
@@ -59,7 +59,7 @@ var (
 	txDone     = &failure{class: "done"}
 	canceled   = &failure{class: "canceled"}
 	refused    = &failure{class: "!"}
-	modelErrs  = []*failure{{"program 0", false, 0}, {"program 1", true, 0}, {"program 2", false, 404}, {"program 3", false, 503}, {"program 4", true, 409}}
+	modelErrs  = []*failure{{class: "program 0"}, {class: "program 1", retry: true}, {class: "program 2", status: 404}, {class: "program 3", status: 503}, {class: "program 4", retry: true, status: 409}}
 )
 
 // failed is the failure of an error of a Server.
@@ -71,11 +71,13 @@ func failed(err error) *failure {
 	if strings.HasPrefix(name, "other") {
 		name = "!"
 	}
-	return &failure{class: name, retry: name == "conflict" || name == "deadlock"}
+	return &failure{class: name, retry: name == "conflict" || name == "deadlock" || name == "timeout"}
 }
 
 // mayEnd is what G11 lists.
-func (f *failure) mayEnd() bool { return f.class == "full" || f.class == "deadlock" }
+func (f *failure) mayEnd() bool {
+	return f.class == "full" || f.class == "deadlock" || f.class == "timeout" || f.class == "bad"
+}
 
 // tx is a transaction.
 type tx struct {
@@ -87,7 +89,8 @@ type tx struct {
 	serial   bool
 	names    int
 	points   []*point // open savepoints
-	broken   *failure // may have been ended by the server
+	broken   *failure // may have been ended by the server: E of G11
+	handed   bool     // its *sql.Tx was handed out: H of G11
 	behind   bool     // ended through *sql.Tx
 	over     bool     // of no use to those who still have it
 }
@@ -125,8 +128,11 @@ type unit struct {
 	apps         []int // entered
 	err          *failure
 	errApps      []int // whose ErrorHandler may answer
+	only         bool  // by RollbackOnly: the answer stands
 	commitFailed bool
+	unknown      bool // nobody knows how a transaction has ended
 	committed    bool // no retry
+	repeats      bool // it runs for each attempt of the parent, by its nature
 	met          bool // a statement met a conflict
 	waited       bool // for a BEGIN, in vain
 	answered     bool // something was written, or the connection hijacked
@@ -156,6 +162,11 @@ func (d *door) opens(b *binding) bool {
 		return slices.Contains(d.keys, b.key)
 	}
 	return d.all || !b.onDemand
+}
+
+// unreachable is f as that of a begin.
+func unreachable(f *failure) *failure {
+	return &failure{f.class, f.retry, f.status, f.class == "bad"}
 }
 
 // exit is how a function is left otherwise than by return.
@@ -203,7 +214,16 @@ func (e *menv) find(key string) (app int, b *binding) {
 	return 0, nil
 }
 
-func (e *menv) begin(key string) (*tx, *failure) {
+// use is what a transaction is wanted for.
+type use int
+
+const (
+	forStatement use = iota
+	forSavepoint
+	forCaller
+)
+
+func (e *menv) begin(key string, why use) (*tx, *failure) {
 	app, b := e.find(key)
 	if b == nil {
 		return nil, unknownKey
@@ -211,22 +231,56 @@ func (e *menv) begin(key string) (*tx, *failure) {
 	t := e.on(b.server)
 	switch {
 	case t == nil:
-		return e.beginNow(app, b, b.readOnly, b.serial)
+		t, f := e.beginNow(app, b, b.readOnly, b.serial)
+		if f == nil {
+			t.handed = why == forCaller
+		}
+		return t, f
 	case t.by != b && (t.readOnly != b.readOnly || t.serial != b.serial || t.by.guard != b.guard):
 		return nil, begun
 	case t.broken != nil:
 		return nil, t.broken.any()
+	case why != forStatement && t.behind:
+		return nil, txEnded
+	case why != forSavepoint && !e.inInnermost(t):
+		return nil, refused
 	case t.behind && *e.gone:
 		return nil, refused // for either reason
 	case t.behind:
 		return nil, txEnded
 	}
+	t.handed = t.handed || why == forCaller
 	return t, nil
 }
 
+// inInnermost reports whether e is inside of the innermost savepoint of t.
+func (e *menv) inInnermost(t *tx) bool {
+	var top *point
+	if len(t.points) > 0 {
+		top = t.points[len(t.points)-1]
+	}
+	return innermost(e.points, t) == top
+}
+
+// starves reports whether e needs a connection that a unit around it has, the only one.
+func (e *menv) starves(server int) bool {
+	if server != 0 || !e.p.one {
+		return false
+	}
+	for u := e.parent; u != nil; u = u.parent {
+		if u.on(server) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failure) {
-	if *e.gone {
-		e.waited = true
+	e.waited = e.waited || *e.gone
+	switch {
+	case e.starves(b.server):
+		return nil, refused
+	case *e.gone:
 		return nil, canceled
 	}
 	query := pick(readOnly, "BEGIN READ ONLY", "BEGIN")
@@ -244,172 +298,18 @@ func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failu
 		t.session = nil
 	}
 	if t.session == nil {
-		return nil, failed(driver.ErrBadConn)
+		return nil, unreachable(failed(driver.ErrBadConn))
 	}
 	if b.guard {
 		if f := t.run("SAVEPOINT guard"); f != nil {
 			e.meet(f)
 			t.run("ROLLBACK")
-			e.event(t, "RolledBack", true, f)
-			return nil, f
+			e.event(end{t: t, outcome: "RolledBack", err: f})
+			return nil, unreachable(f)
 		}
 	}
 	e.open = append(e.open, t)
 	return t, nil
-}
-
-// endTx ends t as asked if that is possible, after those of the keys committed. fate is what its hooks follow.
-func (u *unit) endTx(t *tx, commit bool, committed []string) (fate string, err *failure) {
-	u.open = slices.DeleteFunc(u.open, func(o *tx) bool { return o == t })
-	defer func() { t.over = true }()
-	outcome, wrote := "", false
-	switch {
-	case t.behind:
-		outcome, err, wrote = "Ended", txEnded, true
-	case !commit:
-		t.run("ROLLBACK")
-		outcome, fate = "RolledBack", "rollback"
-	case t.reads():
-		outcome, fate = "Committed", "commit"
-		if t.run("ROLLBACK") != nil || t.broken != nil {
-			outcome, fate = "RolledBack", "rollback" // it did not end well, but what was read was read
-		}
-	case t.broken != nil:
-		t.run("ROLLBACK")
-		outcome, fate, err = "RolledBack", "rollback", t.broken.any()
-	default:
-		ambiguous := false
-		if t.by.guard {
-			if err = t.run("RELEASE SAVEPOINT guard"); err != nil {
-				t.run("ROLLBACK")
-				ambiguous = true
-			}
-		}
-		if err == nil {
-			err = t.run("COMMIT")
-			ambiguous = err != nil && slices.Contains([]string{"bad", "plain"}, err.class)
-		}
-		outcome, fate, wrote = "Committed", "commit", true
-		if err != nil {
-			outcome, fate, wrote = "CommitFailed", pick(ambiguous, "", "rollback"), ambiguous
-			err = &failure{fmt.Sprintf("commit %s, ambiguous %v, committed %v", t.by.key, ambiguous, committed), err.retry, 0}
-		}
-	}
-	for v := u; wrote && v != nil; v = v.parent {
-		v.committed = true
-	}
-	u.event(t, outcome, commit, err)
-	return fate, err
-}
-
-func (u *unit) event(t *tx, outcome string, commit bool, err *failure) {
-	what := err.String()
-	if outcome == "RolledBack" {
-		what = pick(u.err != nil || err != nil, "failed", "ok")
-		if u.panicked || !u.finished {
-			what = "!" // a panic has no error, and who asks for Rollback needs none
-		}
-	}
-	u.events = append(u.events, fmt.Sprintf("app %d, %s, %s, attempt %d: %s", t.app, t.by.key, outcome, u.attempt, what))
-}
-
-// end ends the unit.
-func (u *unit) end(commit bool) {
-	u.finished = true
-	if commit && *u.gone {
-		commit = false
-		if len(u.open) > 0 || u.waited && !u.answered {
-			u.fail(canceled, 0, 1)
-		}
-	}
-	fates, commit := u.endAll(commit)
-	hooks := u.hooks
-	u.hooks = nil
-	for _, h := range hooks {
-		fate, ok := fates[h.server]
-		if !ok {
-			fate = pick(commit, "commit", "rollback")
-		}
-		h.run(fate)
-	}
-}
-
-// failedToEnd fails the unit because a transaction did not end as asked.
-func (u *unit) failedToEnd(f *failure) {
-	u.fail(f, 0, 1)
-	u.commitFailed = u.commitFailed || strings.HasPrefix(f.class, "commit ")
-}
-
-// endAll ends all that is open, in the order of the BEGINs, until one fails: the rest are rolled back.
-func (u *unit) endAll(commit bool) (fates map[int]string, all bool) {
-	for _, t := range u.open {
-		// One that is lost already keeps all from being committed.
-		if commit && t.behind {
-			u.fail(txEnded, 0, 1)
-			commit = false
-		} else if commit && t.broken != nil && !t.reads() {
-			u.fail(t.broken.any(), 0, 1)
-			commit = false
-		}
-	}
-	fates = make(map[int]string)
-	var committed []string
-	for _, t := range slices.Clone(u.open) {
-		fate, err := u.endTx(t, commit, committed)
-		fates[t.server] = fate
-		if err != nil {
-			u.failedToEnd(err)
-			commit = false
-		} else if commit && !t.readOnly {
-			committed = append(committed, t.by.key)
-		}
-	}
-	return fates, commit
-}
-
-func (h *hook) run(fate string) {
-	if fate != pick(h.commit, "commit", "rollback") {
-		return
-	}
-	for v := h.unit; h.commit && v != nil; v = v.parent {
-		v.committed = true // what it did must not be done again
-	}
-	m := h.unit.model
-	m.trace = append(m.trace, fmt.Sprintf("hook %d", h.op.id))
-	switch h.op.n % hookKinds {
-	case hookUses:
-		m.trace = append(m.trace, fmt.Sprintf("hook %d: Tx = finished", h.op.id))
-	case hookDoes:
-		lazy := &op{kind: opExec, key: "lazy", id: h.op.id, must: true}
-		alive := false
-		e := &menv{unit: &unit{model: m, parent: h.unit, gone: &alive}}
-		f, _ := e.do(0, func(e *menv) (*failure, exit) {
-			_, f := e.exec(lazy, fmt.Sprintf("PUT hook %d", h.op.id))
-			return f, stays
-		})
-		m.trace = append(m.trace, fmt.Sprintf("hook %d: Do = %v", h.op.id, f))
-	}
-}
-
-// do is Registry.Do of an application.
-func (e *menv) do(app int, fn func(*menv) (*failure, exit)) (*failure, exit) {
-	for n := 1; ; n++ {
-		u := &unit{model: e.model, app: app, parent: e.unit, attempt: n, gone: e.gone}
-		f, ex := fn(&menv{unit: u, doors: []door{{app: app, all: true}}, handles: make(map[string]*tx)})
-		if ex != stays {
-			u.panicked = true
-			u.end(false)
-			return nil, ex
-		}
-		u.fail(f)
-		u.end(u.err == nil)
-		if u.err == nil {
-			return nil, stays
-		}
-		if !u.conflict(500) || u.committed || n >= e.p.apps[app].attempts || *u.gone {
-			return u.err, stays
-		}
-	}
 }
 
 func (e *menv) block(b *block) (*failure, exit) {
@@ -438,6 +338,11 @@ func (e *menv) block(b *block) (*failure, exit) {
 }
 
 func (e *menv) op(o *op) (result string, f *failure, ex exit) {
+	if o.outside && slices.Contains(takeContext, o.kind) {
+		outside := *e
+		outside.points = e.base
+		e = &outside
+	}
 	switch o.kind {
 	case opExec, opQuery:
 		result, f = e.exec(o, o.statement(e.attempt))
@@ -446,7 +351,7 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 	case opRawEnd:
 		result, f = e.rawEnd(o)
 	case opTx:
-		t, err := e.begin(o.key)
+		t, err := e.begin(o.key, forCaller)
 		if err == nil {
 			e.handles[o.key] = t
 		}
@@ -458,15 +363,13 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 	case opCommit, opRollback:
 		f = e.endNow(o)
 	case opFail:
+		e.only = e.only || e.err == nil && o.rollbackOnly()
 		e.fail(modelErrs[o.n%errorKinds], e.innermost())
 	case opAfterCommit, opAfterRollback:
 		f = e.after(o)
 	case opSub:
 		f, ex = e.sub(o)
 	case opDo:
-		if e.p.one {
-			return " not tried", nil, stays
-		}
 		f, ex = e.do(o.n%2, func(e *menv) (*failure, exit) { return e.block(&o.block) })
 	case opCancel:
 		e.model.gone = true
@@ -505,7 +408,7 @@ func (e *menv) innermost() int {
 
 // exec is a statement by the Key, which sees what comes of it.
 func (e *menv) exec(o *op, query string) (string, *failure) {
-	t, f := e.begin(o.key)
+	t, f := e.begin(o.key, forStatement)
 	if f != nil {
 		return "", f
 	}
@@ -569,6 +472,7 @@ func (e *menv) beginTx(o *op) *failure {
 	}
 	t, f := e.beginNow(app, b, o.n&1 != 0 && o.n%4 != 0, o.n&2 != 0)
 	if f == nil {
+		t.handed = true
 		e.handles[o.key] = t
 	}
 	return f
@@ -592,12 +496,10 @@ func (e *menv) endNow(o *op) *failure {
 	case commit && e.err != nil:
 		return e.err.any()
 	}
-	fate, f := e.endTx(t, commit, nil)
-	if f != nil {
-		e.failedToEnd(f)
-	}
-	e.runHooks(t, fate)
-	return f
+	d := e.endTx(t, commit, nil)
+	e.event(d)
+	e.runHooks(t, d.fate)
+	return d.err
 }
 
 // runHooks runs those of a transaction that has ended early.
@@ -667,7 +569,7 @@ func innermost(points []*point, t *tx) *point {
 }
 
 func (e *menv) savepoint(o *op) (*failure, exit) {
-	t, f := e.begin(o.key)
+	t, f := e.begin(o.key, forSavepoint)
 	if f != nil {
 		return f, stays
 	}
@@ -688,6 +590,7 @@ func (e *menv) savepoint(o *op) (*failure, exit) {
 	t.names++
 	s := &point{t, fmt.Sprintf("s%d", t.names)}
 	if f := t.run("SAVEPOINT " + s.name); f != nil {
+		e.meet(f)
 		if f.mayEnd() {
 			t.broken = f
 		}
@@ -703,7 +606,7 @@ func (e *menv) savepoint(o *op) (*failure, exit) {
 		return nil, ex
 	case f != nil:
 		if b := e.back(s); b != nil {
-			return &failure{"!", f.retry || b.retry, f.status}, stays
+			return &failure{"!", f.retry || b.retry, f.status, f.unavailable}, stays
 		}
 		return f, stays
 	case t.behind:
@@ -737,8 +640,14 @@ func (e *menv) back(s *point) *failure {
 		t.broken = txEnded
 		return txEnded
 	}
-	t.broken = t.run("ROLLBACK TO SAVEPOINT " + s.name)
-	return t.broken
+	f := t.run("ROLLBACK TO SAVEPOINT " + s.name)
+	if f == nil {
+		f = t.run("RELEASE SAVEPOINT " + s.name)
+	}
+	// If no statement has told of an end, nobody knows what ran after it.
+	t.handed = t.handed || f != nil && t.broken == nil
+	t.broken = f
+	return f
 }
 
 // sub is a handler called by the handler.
@@ -767,7 +676,7 @@ func (e *menv) sub(o *op) (*failure, exit) {
 		e.read += left
 		inner.body = &left
 		var t *tx
-		if t, f = inner.begin(o.key); f == nil {
+		if t, f = inner.begin(o.key, forCaller); f == nil {
 			e.handles[o.key] = t
 		}
 	}
@@ -804,198 +713,4 @@ func (d *door) covers(o *door, bindings []binding) bool {
 		}
 	}
 	return true
-}
-
-// reply is the response as it is put together.
-type reply struct {
-	req       *request
-	header    int // Content-Length in the header, -1: none
-	declared  int // in the header as it was at WriteHeader
-	status    int
-	body      string
-	written   int
-	streaming bool
-	hijacked  bool
-}
-
-func (r *reply) noBody() bool { return r.status == 204 || r.status == 304 }
-
-func (r *reply) set(status int) {
-	r.status, r.declared = status, r.header
-}
-
-func (r *reply) writeHeader(status int) {
-	if status >= 400 {
-		r.header = -1
-	}
-	switch {
-	case r.hijacked:
-	case r.status == 0:
-		r.set(status)
-	case status >= 400 && !r.streaming:
-		r.body, r.written = "", 0
-		r.set(status)
-	}
-}
-
-func (r *reply) write(s string) *failure {
-	if r.hijacked {
-		return refused
-	}
-	if r.status == 0 {
-		r.set(200)
-	}
-	if r.noBody() {
-		return refused
-	}
-	r.written += len(s)
-	if r.req.method != "HEAD" {
-		r.body += s
-		r.streaming = r.streaming || len(r.body) > holdLimit
-	}
-	return nil
-}
-
-func (r *reply) flush() {
-	if r.status == 0 {
-		r.set(200)
-	}
-	completes := r.req.method == "HEAD" || r.noBody() || r.declared >= 0 && r.written >= r.declared
-	r.streaming = r.streaming || !completes
-}
-
-// complete reports whether the response is complete once it is let go.
-func (r *reply) complete() bool {
-	return r.declared < 0 || r.req.method == "HEAD" || r.noBody() || r.written == r.declared
-}
-
-// serve is what becomes of a request.
-func (m *model) serve(req *request) {
-	m.req, m.gone = req, false
-	a := &m.p.apps[0]
-	retries := a.attempts > 1 && !a.never
-	over := false // the limit of the body
-	for n := 1; ; n++ {
-		u := &unit{model: m, attempt: n, gone: &m.gone, apps: []int{0}}
-		res := &reply{req: req, header: -1, declared: -1}
-		if req.declare {
-			res.header = req.block.total()
-		}
-		body := req.body
-		m.read = 0
-		e := &menv{unit: u, doors: []door{{app: 0}}, handles: make(map[string]*tx), body: &body, res: res}
-		f, ex := e.block(&req.block)
-		over = over || m.read > bodyLimit
-		if ex != stays {
-			u.panicked = true
-			u.end(false)
-			m.want = append(m.want, m.left(res, ex))
-			return
-		}
-		if f != nil && req.plain {
-			res.writeHeader(500)
-		} else {
-			u.fail(f, 0)
-		}
-		u.answered = res.status != 0 || res.hijacked
-		if res.status == 0 {
-			res.set(200)
-		}
-		status := res.status
-		u.end(u.err == nil && u.wants(status))
-		if retries && !res.streaming && !res.hijacked && u.conflict(status) && !u.committed && n < a.attempts && !over && !m.gone {
-			continue
-		}
-		m.want = append(m.want, u.answer(res, retries && !over))
-		return
-	}
-}
-
-// conflict reports whether that is what the unit failed on. A failure that looks like
-// one of the server's own may hide one that a statement met; status is that of a plain handler.
-func (u *unit) conflict(status int) bool {
-	if u.err == nil {
-		return status >= 500 && u.met
-	}
-	return u.err.retry || u.met && (u.err.status == 0 || u.err.status >= 500)
-}
-
-// wants asks who may veto.
-func (u *unit) wants(status int) bool {
-	asked := false
-	for _, app := range u.apps {
-		if f := commitIfs[u.p.apps[app].commitIf]; f != nil {
-			asked = true
-			if !f(status) {
-				return false
-			}
-		}
-	}
-	return asked || status < 400
-}
-
-// left is the answer when a panic, or Goexit, left the middleware.
-func (m *model) left(res *reply, ex exit) answer {
-	if res.hijacked {
-		return answer{complete: true, statuses: []int{200}, bodies: []string{"hijacked"}, left: pick(ex == panics, programPanic, "exit")}
-	}
-	a := answer{silent: !res.streaming, written: res.body, left: pick(ex == panics, programPanic, "exit")}
-	if ex == panics && m.req.recover && !res.streaming {
-		return answer{complete: true, statuses: []int{500}, bodies: []string{"recovered\n"}, left: a.left}
-	}
-	return a
-}
-
-func (u *unit) answer(res *reply, repeated bool) answer {
-	stands := u.err == nil || res.status >= 400 && !u.commitFailed
-	switch {
-	case res.hijacked:
-		return answer{complete: true, statuses: []int{200}, bodies: []string{"hijacked"}, left: "returned"}
-	case stands && res.complete():
-		a := answer{complete: true, statuses: []int{res.status}, bodies: []string{res.body}, handler: fmt.Sprint(u.attempt), left: "returned", streamed: res.streaming}
-		return a
-	case stands: // shorter than declared: net/http closes the connection
-		return answer{written: res.body, left: "returned"}
-	case res.streaming:
-		return answer{written: res.body, left: "abort"}
-	}
-	a := answer{complete: true, left: "returned"}
-	switch {
-	case u.err.status > 0:
-		a.statuses = []int{u.err.status}
-	case *u.gone || u.err.retry && repeated && !u.committed:
-		a.statuses = []int{503}
-	case u.err.retry || u.met:
-		a.statuses = []int{500, 503} // without a retry the contract does not say
-	default:
-		a.statuses = []int{500}
-	}
-	for _, app := range u.errApps {
-		if u.p.apps[app].custom {
-			a.bodies = append(a.bodies, fmt.Sprintf("custom %d", app))
-			continue
-		}
-		for _, status := range a.statuses {
-			a.bodies = append(a.bodies, http.StatusText(status)+"\n")
-		}
-	}
-	return a
-}
-
-// expect returns what must come of p.
-func expect(p *program) *model {
-	m := &model{p: p}
-	note := func(line string) { m.trace = append(m.trace, line) }
-	for i := range m.servers {
-		m.servers[i] = newServer(p, i, note)
-		m.servers[i].Gone = func() { m.gone = true }
-	}
-	for _, req := range p.requests {
-		note("request")
-		m.serve(req)
-	}
-	for i, s := range m.servers {
-		m.data[i] = s.Data()
-	}
-	return m
 }

@@ -94,7 +94,15 @@ func (a *answer) compare(i int, got response) (diff []string) {
 }
 
 // check runs the program of data and reports what is wrong with it.
-func check(p *program) []string { return compare(expect(p), run(p)) }
+func check(p *program) []string {
+	diff, _ := checked(p)
+	return diff
+}
+
+func checked(p *program) ([]string, seen) {
+	s := run(p)
+	return compare(expect(p), s), s
+}
 
 // report leaves out of p what makes no difference, and fails.
 func report(t *testing.T, p *program, name string) {
@@ -126,11 +134,13 @@ func bytesOf(seed uint64) []byte {
 }
 
 func TestRequestsAgainstTheModel(t *testing.T) {
-	failed := 0
+	failed, behind, byServer := 0, 0, 0
 	for n, seed := 0, *seed; n < *requests; seed++ {
 		p := generate(bytesOf(seed))
 		n += len(p.requests)
-		if len(check(p)) > 0 {
+		diff, s := checked(p)
+		behind, byServer = behind+s.behind, byServer+s.behindByServer
+		if len(diff) > 0 {
 			if failed++; failed <= 5 {
 				report(t, p, fmt.Sprintf("-seed=%d -requests=1", seed))
 			}
@@ -139,6 +149,7 @@ func TestRequestsAgainstTheModel(t *testing.T) {
 	if failed > 5 {
 		t.Errorf("%d programs failed", failed)
 	}
+	t.Logf("in %d requests a transaction was ended behind the library's back, in %d of them by the server", behind, byServer)
 }
 
 func FuzzRequests(f *testing.F) {

@@ -10,7 +10,8 @@ import (
 // that are made to it. Everything in it was chosen by bytes.
 type program struct {
 	apps     [2]app // the second is nested under the first
-	strict   bool   // Server.Strict
+	engine   Engine // of all its databases
+	every    int    // Server.Every of them
 	one      bool   // the pool of main has one connection
 	faults   [3][]Fault
 	requests []*request
@@ -146,6 +147,7 @@ type source struct {
 	room  int // how many operations may still be made
 
 	routed bool // some key has a Route
+	dense  bool // the requests do little but use one database, much
 }
 
 // n chooses one of n.
@@ -163,7 +165,12 @@ func (s *source) odds(n int) bool { return s.n(n) == n-1 }
 
 func generate(data []byte) *program {
 	s := &source{bytes: data, room: 40}
-	p := &program{strict: s.odds(2), one: s.odds(4)}
+	n := s.n(256)
+	p := &program{engine: []Engine{MariaDB, SQLite, PostgreSQL, SQLite}[n%4], one: s.odds(4)}
+	if n >= 100 {
+		p.every = 1 + n/4%5
+		s.dense = n >= 150
+	}
 	p.apps[0] = s.app(
 		binding{key: "main", server: 0},
 		binding{key: "alias", server: 0},
@@ -209,7 +216,13 @@ func (s *source) app(bindings ...binding) app {
 func (s *source) faults() (all []Fault) {
 	for range []int{0, 1, 1, 2, 3}[s.n(5)] {
 		call := []Call{Exec, Commit, Begin, Exec, Commit, Save, Release, Back, Rollback}[s.n(9)]
-		all = append(all, Fault{call, s.n(4), Possible[call][s.n(len(Possible[call]))]})
+		f := Fault{Call: call, Nth: s.n(4)}
+		if n := s.n(256); n < 160 {
+			f.What = Possible[call][n%len(Possible[call])]
+		} else {
+			f.What = Behind[call][n%len(Behind[call])]
+		}
+		all = append(all, f)
 	}
 	return all
 }
@@ -225,7 +238,11 @@ func (s *source) request() *request {
 
 // block makes the body of a function. In a Do there is no response.
 func (s *source) block(depth int, do bool) (b block) {
-	for n := s.n(6 - depth); n > 0 && s.room > 0; n-- {
+	n := s.n(6 - depth)
+	if s.dense {
+		n += 3 - depth
+	}
+	for ; n > 0 && s.room > 0; n-- {
 		s.room--
 		b.ops = append(b.ops, s.op(depth, do))
 	}
@@ -249,14 +266,30 @@ var weights = []kind{
 	opCancel, opWrite, opWrite, opWrite, opStatus, opStatus, opStatus, opFlush, opRead, opHijack,
 }
 
+// denseWeights are those of dense requests.
+var denseWeights = []kind{
+	opExec, opExec, opExec, opExec, opRaw, opRaw, opRaw, opTx, opTx, opSavepoint, opCommit, opRollback,
+	opFail, opAfterCommit, opAfterCommit, opAfterRollback, opAfterRollback, opSub, opDo, opStatus,
+}
+
+// takeContext are those that may be done with the context of outside, too.
+var takeContext = []kind{opExec, opQuery, opTx, opBeginTx, opAfterCommit, opAfterRollback}
+
 func (s *source) op(depth int, do bool) *op {
 	s.ids++
-	o := &op{kind: weights[s.n(len(weights))], id: s.ids, must: s.odds(3)}
+	from := weights
+	if s.dense {
+		from = denseWeights
+	}
+	o := &op{kind: from[s.n(len(from))], id: s.ids, must: s.odds(3)}
 	if s.odds(8) {
 		o.attempt = 1 + s.n(2)
 	}
 	// The first keys are the most interesting ones.
 	o.key = keys[min(s.n(len(keys)), s.n(len(keys)))]
+	if s.dense {
+		o.key = "main"
+	}
 	o.n = s.n(256)
 	if (o.kind == opAfterCommit || o.kind == opAfterRollback) && s.routed && (o.key == "other" || o.key == "sub") {
 		o.key = "main" // which database a hook follows whose Route was not asked is nowhere said
@@ -267,6 +300,7 @@ func (s *source) op(depth int, do bool) *op {
 	if (o.kind == opCancel || o.kind == opHijack) && s.n(3) > 0 {
 		o.kind = opTx
 	}
+	o.outside = o.n >= 228 && slices.Contains(takeContext, o.kind)
 	nested := o.kind == opSavepoint || o.kind == opSub || o.kind == opDo
 	if nested && depth >= 3 {
 		o.kind, nested = opExec, false
@@ -292,7 +326,7 @@ func (b *block) total() (n int) {
 
 func (p *program) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "strict %v, one connection %v\n", p.strict, p.one)
+	fmt.Fprintf(&b, "%v, each statement number %d ends its transaction, one connection %v\n", p.engine, p.every, p.one)
 	for i, a := range p.apps {
 		fmt.Fprintf(&b, "app %d: commitIf %d, attempts %d, never %v, custom %v", i, a.commitIf, a.attempts, a.never, a.custom)
 		for _, k := range a.bindings {
@@ -332,7 +366,7 @@ func (o *op) String() string {
 	case opBeginTx:
 		s += fmt.Sprintf("BeginTx %s %s", o.key, [...]string{"nil", "read-only", "serializable", "read-only serializable"}[o.n%4])
 	case opFail:
-		s += fmt.Sprintf("Fail %d", o.n%errorKinds)
+		s += fmt.Sprintf("%s %d", pick(o.rollbackOnly(), "RollbackOnly", "Fail"), o.n%errorKinds)
 	case opAfterCommit, opAfterRollback:
 		s += fmt.Sprintf("%s %s %s", pick(o.kind == opAfterCommit, "AfterCommit", "AfterRollback"), o.key, [...]string{"notes", "panics", "uses", "does"}[o.n%hookKinds])
 	case opSub:
@@ -363,6 +397,9 @@ func pick(cond bool, a, b string) string {
 	}
 	return b
 }
+
+// rollbackOnly is for an opFail.
+func (o *op) rollbackOnly() bool { return o.n/errorKinds%3 == 2 }
 
 // statement is what the operation sends.
 func (o *op) statement(attempt int) string {
@@ -396,7 +433,7 @@ func (p *program) smaller() []func() (undo func()) {
 		cuts = append(cuts, set(&r.recover, false), set(&r.old, false), set(&r.declare, false), set(&r.method, "GET"))
 		cuts = append(cuts, r.block.smaller()...)
 	}
-	cuts = append(cuts, set(&p.one, false), set(&p.strict, false))
+	cuts = append(cuts, set(&p.one, false), set(&p.engine, MariaDB), set(&p.every, 0))
 	for i := range p.apps {
 		a := &p.apps[i]
 		cuts = append(cuts, set(&a.commitIf, 0), set(&a.attempts, 0), set(&a.never, false), set(&a.custom, false))

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,14 @@ func class(err error) string {
 		{"plain", is(ErrFault)},
 		{"full", as[*mysqlite.Full]},
 		{"no transaction", as[*mysqlite.NoTx]},
+		{"no savepoint", as[*mysqlite.NoSavepoint]},
+		{"no savepoint", as[*mysqlite.DoesNotExist]},
+		{"no transaction", is(StateError("25P01"))},
+		{"no savepoint", is(StateError("3B001"))},
+		{"aborted", is(StateError("25P02"))},
+		{"rolled back", is(ErrRolledBack)},
+		{"I/O error", as[*mysqlite.IOErr]},
+		{"timeout", as[*mysqlite.Timeout]},
 		{"deadlock", as[*mysqlite.Deadlock]},
 		{"conflict", is(StateError("40001"))},
 		{"constraint", is(StateError("23503"))},
@@ -87,6 +96,9 @@ type seen struct {
 	responses []response
 	data      [3]map[string]string
 	faulty    []string // never right, whatever the model says
+
+	behind         int // requests in which a transaction was ended behind the library's back
+	behindByServer int // by the server
 }
 
 // response is what a client got.
@@ -109,12 +121,17 @@ type world struct {
 	servers [3]*Server
 	dbs     [3]*sql.DB
 	regs    [2]*sqlreq.Registry
+
+	client  *Client  // of all servers
+	units   int      // how many there were
+	current *attempt // in which the program is
 }
 
 func newWorld(p *program) *world {
-	x := &world{p: p}
+	x := &world{p: p, client: new(Client)}
 	for i := range x.servers {
 		x.servers[i] = newServer(p, i, x.note)
+		x.servers[i].Client = x.client
 		x.dbs[i] = sql.OpenDB(Connector{x.servers[i]})
 		x.dbs[i].SetMaxIdleConns(10)
 	}
@@ -128,7 +145,7 @@ func newWorld(p *program) *world {
 }
 
 func newServer(p *program, i int, log func(string)) *Server {
-	return &Server{Name: "db" + strconv.Itoa(i), Faults: p.faults[i], Strict: p.strict, Log: log}
+	return &Server{Name: "db" + strconv.Itoa(i), Faults: p.faults[i], Engine: p.engine, Every: p.every, Client: new(Client), Log: log}
 }
 
 func (x *world) note(line string) { x.trace = append(x.trace, line) }
@@ -202,6 +219,7 @@ func txOptions(readOnly, serial bool) *sql.TxOptions {
 type exchange struct {
 	*world
 	req     *request
+	job     job
 	attempt int
 	cancel  context.CancelFunc
 	left    string
@@ -271,6 +289,7 @@ func (x *exchange) handler(plain bool, f func(http.ResponseWriter, *http.Request
 
 func (x *exchange) handle(w http.ResponseWriter, r *http.Request) error {
 	x.attempt++
+	x.enter(&x.job)
 	x.last, x.touched = r.Context(), false
 	w.Header().Add("X-Handler", strconv.Itoa(x.attempt))
 	if x.req.declare {
@@ -304,11 +323,16 @@ func (x *exchange) block(e *env, b *block) error {
 
 func (x *exchange) do(e *env, o *op) (result string, err error) {
 	key := sqlreq.Key(o.key)
+	if o.outside && slices.Contains(takeContext, o.kind) {
+		e = &env{ctx: e.base, base: e.base, w: e.w, r: e.r, handles: e.handles, attempt: e.attempt}
+	}
 	switch o.kind {
 	case opExec, opQuery, opRaw:
 		return x.statement(e, o)
 	case opRawEnd:
 		tx := e.handles[o.key]
+		x.client.Raw = true
+		defer func() { x.client.Raw = false }()
 		switch {
 		case tx == nil:
 			return " no tx", nil
@@ -327,22 +351,23 @@ func (x *exchange) do(e *env, o *op) (result string, err error) {
 		})
 	case opSavepoint:
 		return x.recovering(o, func() error { return x.savepoint(e, o) })
-	case opCommit:
-		return "", key.Commit(e.ctx)
-	case opRollback:
-		return "", key.Rollback(e.ctx)
+	case opCommit, opRollback:
+		return "", x.endNow(e.ctx, o)
 	case opFail:
+		if o.rollbackOnly() {
+			x.current.only = true
+			return "", sqlreq.RollbackOnly(e.ctx, programErrors[o.n%errorKinds])
+		}
 		return "", sqlreq.Fail(e.ctx, programErrors[o.n%errorKinds])
 	case opAfterCommit:
-		return "", key.AfterCommit(e.ctx, func(ctx context.Context) { x.hook(ctx, o) })
+		h := x.noteHook(e.ctx, o)
+		return "", key.AfterCommit(e.ctx, func(ctx context.Context) { x.hook(ctx, h) })
 	case opAfterRollback:
-		return "", key.AfterRollback(e.ctx, func(ctx context.Context) { x.hook(ctx, o) })
+		h := x.noteHook(e.ctx, o)
+		return "", key.AfterRollback(e.ctx, func(ctx context.Context) { x.hook(ctx, h) })
 	case opSub:
 		return x.recovering(o, func() error { return x.sub(e, o) })
 	case opDo:
-		if x.p.one {
-			return " not tried", nil
-		}
 		return x.recovering(o, func() error { return x.doUnit(e, o) })
 	case opCancel:
 		x.cancel()
@@ -390,6 +415,7 @@ func (x *exchange) hijack(e *env) error {
 		return err
 	}
 	x.conn = conn
+	x.current.hijacked = true
 	_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhijacked")
 	return err
 }
@@ -420,6 +446,8 @@ func (x *exchange) statement(e *env, o *op) (result string, err error) {
 	query := o.statement(e.attempt)
 	get := strings.HasPrefix(query, "GET")
 	key, tx := sqlreq.Key(o.key), e.handles[o.key]
+	x.client.Raw = o.kind == opRaw
+	defer func() { x.client.Raw = false }()
 	var rows *sql.Rows
 	switch {
 	case o.kind == opQuery:
@@ -464,7 +492,10 @@ func (x *exchange) savepoint(e *env, o *op) error {
 	})
 }
 
-func (x *exchange) hook(ctx context.Context, o *op) {
+func (x *exchange) hook(ctx context.Context, h *noted) {
+	o := h.op
+	h.ran++
+	h.unit.ranHook = h.unit.ranHook || h.commit
 	x.note(fmt.Sprintf("hook %d", o.id))
 	if ctx.Err() != nil {
 		x.wrong("the context of hook %d has ended", o.id)
@@ -476,12 +507,15 @@ func (x *exchange) hook(ctx context.Context, o *op) {
 		_, err := sqlreq.Key(o.key).Tx(ctx)
 		x.note(fmt.Sprintf("hook %d: Tx = %s", o.id, class(err)))
 	case hookDoes:
+		j := h.unit.begin(!h.commit)
 		err := x.regs[0].Do(ctx, func(ctx context.Context) error {
+			defer x.enter(j)()
 			ctx, end := endable(ctx)
 			defer end()
 			_, err := sqlreq.Key("lazy").ExecContext(ctx, fmt.Sprintf("PUT hook %d", o.id))
 			return err
 		})
+		x.judgeDo(j, err)
 		x.note(fmt.Sprintf("hook %d: Do = %s", o.id, class(err)))
 	}
 }
@@ -520,10 +554,14 @@ func (x *exchange) sub(e *env, o *op) error {
 
 func (x *exchange) doUnit(e *env, o *op) error {
 	attempt := 0
-	return x.regs[o.n%2].Do(e.ctx, func(ctx context.Context) error {
+	j := x.current.begin(false)
+	err := x.regs[o.n%2].Do(e.ctx, func(ctx context.Context) error {
+		defer x.enter(j)()
 		attempt++
 		return x.block(&env{ctx: ctx, base: ctx, handles: make(map[string]*sql.Tx), attempt: attempt}, &o.block)
 	})
+	x.judgeDo(j, err)
+	return err
 }
 
 // serve makes a request of its own connection and waits until all is over.
@@ -545,6 +583,7 @@ func (x *world) serve(req *request) {
 	res := parseResponse(raw, req.method)
 	res.complete = res.complete && !conn.reset.Load()
 	res.left, res.inUse = e.left, conn.inUse
+	x.judge(&e.job, &res)
 	x.responses = append(x.responses, res)
 	x.checkOver(e.last)
 }

@@ -20,6 +20,7 @@ const (
 	sqliteInterrupt     = 9
 	sqliteIOErr         = 10
 	sqliteFull          = 13
+	sqliteConstraint    = 19
 	sqliteAbortRollback = 4 | 2<<8
 )
 
@@ -86,6 +87,13 @@ func EndsTx(err error) bool {
 	})
 }
 
+// MayHaveRolledBack reports whether err is that of a constraint of SQLite, whose statement has been undone alone, or
+// the whole transaction (OR ROLLBACK, ON CONFLICT ROLLBACK, RAISE(ROLLBACK) in a trigger): the code is the same. It
+// is false for nil. It may be called from any goroutine.
+func MayHaveRolledBack(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool { return c.sqlite&0xff == sqliteConstraint })
+}
+
 // Unreachable reports whether err, an error of BEGIN, says that the database cannot be reached at the moment: the
 // network, a server that is starting, stopping or full, a pool that was closed. It is false for nil and for contexts
 // that ended. It may be called from any goroutine.
@@ -95,7 +103,7 @@ func Unreachable(err error) bool {
 		case "53300", "57P01", "57P02", "57P03": // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now
 			return true
 		}
-		return c.broken || strings.HasPrefix(c.state, "08") || c.mysql == mysqlTooManyConns || c.mysql == mysqlTooManyOfUser
+		return c.broken || strings.HasPrefix(c.state, "08") || strings.HasPrefix(c.mysqlState, "08") || c.mysql == mysqlTooManyConns || c.mysql == mysqlTooManyOfUser
 	})
 }
 

@@ -95,9 +95,34 @@ func TestARealSQLiteErrorOfAFullDatabaseEndsTheTransaction(t *testing.T) {
 	checkReal(t, err, 13, answerEnds)
 	// It is not merely possible: the transaction is gone, and Commit has nothing to commit.
 	err = tx.Commit()
-	checkReal(t, err, 1, answer)
+	checkReal(t, err, 1, gone)
 	if !strings.Contains(err.Error(), "no transaction is active") {
 		t.Errorf("Commit: %v, want that no transaction is active", err)
+	}
+}
+
+func TestARealSQLiteErrorOfASavepointThatIsNotThereIsGone(t *testing.T) {
+	db := openSQLite(t)
+	for _, query := range []string{"ROLLBACK TO SAVEPOINT a", "RELEASE SAVEPOINT a"} {
+		tx := begin(t, db)
+		_, err := tx.Exec(query)
+		checkReal(t, err, 1, gone)
+		if err := tx.Rollback(); err != nil {
+			t.Errorf("Rollback after %s: %v", query, err)
+		}
+	}
+}
+
+func TestARealSQLiteErrorOfATransactionThatHasEndedIsGone(t *testing.T) {
+	db := openSQLite(t)
+	ends := map[string]func(*sql.Tx) error{"COMMIT": (*sql.Tx).Commit, "ROLLBACK": (*sql.Tx).Rollback}
+	for name, end := range ends {
+		tx := begin(t, db)
+		mustExec(t, tx, "INSERT INTO a (id) VALUES (1)")
+		if _, err := tx.Exec("INSERT OR ROLLBACK INTO a (id) VALUES (1)"); err == nil {
+			t.Fatal("a row was added twice")
+		}
+		t.Run(name, func(t *testing.T) { checkReal(t, end(tx), 1, gone) })
 	}
 }
 

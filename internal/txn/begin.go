@@ -16,12 +16,21 @@ import (
 type Purpose uint8
 
 const (
-	ForStatement Purpose = iota // which tells by its error if the transaction was ended; Done ends it
-	ForPrepare                  // the same for a statement that is prepared
+	ForStatement  Purpose = iota // which tells by its error if the transaction was ended; Done ends it
+	ForPrepare                   // the same for a statement that is prepared
+	ForCommitting                // the same for a statement that may commit by itself
 	ForSavepoint
 	ForCaller   // who gets the *sql.Tx
 	WithOptions // likewise, with given options: it must be new
 )
+
+// PurposeOf returns what a transaction is asked for by a statement.
+func PurposeOf(statement string) Purpose {
+	if dialect.MayCommit(statement) {
+		return ForCommitting
+	}
+	return ForStatement
+}
 
 // Ask is a use of a key.
 type Ask struct {
@@ -37,7 +46,7 @@ type Ask struct {
 	Groups     Groups                               // of the unit; nil: it has none
 
 	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
-	Refused   *Result // set by Use: of a transaction that was begun and ended at once; also if AfterBegin does not return
+	Refused   *Result // set by Use, also if a driver does not return: of a transaction that was begun and ended at once
 }
 
 // Groups tells the innermost Group that a new transaction is begun in, as a whole;
@@ -57,69 +66,62 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
-	if a.Purpose == ForStatement {
-		if tx := s.join(a); tx != nil {
-			return tx, nil
-		}
-	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
 	defer s.turn.Unlock()
-	tx, err := s.shared(ctx, a)
-	if tx == nil && err == nil {
-		tx, err = s.beginIn(ctx, a)
+	if s.tx == nil {
+		return s.beginIn(ctx, a)
 	}
-	if err != nil {
-		return nil, err
-	}
-	a.RollsBack = s.EndsWithRollback()
-	s.used(a.Purpose)
-	return tx, nil
+	return s.share(ctx, a)
 }
 
-// join is Use without the turn, for a further statement of the key that began the
+// Join is Use without the turn, for a further statement of the key that began the
 // transaction, while nobody is at it. Who takes the turn after it was looked at
-// sees, by the mutex, that the statement is under way. It returns nil where there
-// is more to look at.
-func (s *Slot) join(a *Ask) *sql.Tx {
+// sees by Quiet, which takes the mutex, that the statement is under way. It returns
+// nil where there is more to look at, by Use.
+func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state != open || s.names > 0 || s.closed || s.by != a.Opener || s.turn.Taken() {
-		return nil
+	if s.state == open && s.names == 0 && !s.closed.Load() && s.by == opener && !s.turn.Taken() {
+		s.running.Add(1)
+		tx, rollsBack = s.tx, s.EndsWithRollback()
 	}
-	a.RollsBack = s.EndsWithRollback()
-	s.running.Add(1)
-	return s.tx
+	s.mu.Unlock()
+	return tx, rollsBack
 }
 
-// used notes that the transaction was given to somebody.
-func (s *Slot) used(why Purpose) {
-	if why == ForStatement || why == ForPrepare {
+// give notes that a is given the open transaction. The caller has the turn and s.mu.
+func (s *Slot) give(a *Ask) {
+	a.RollsBack = s.EndsWithRollback()
+	if a.Purpose == ForStatement || a.Purpose == ForPrepare || a.Purpose == ForCommitting {
 		s.running.Add(1)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if why == ForPrepare || why == ForCaller || why == WithOptions {
+	if a.Purpose == ForPrepare || a.Purpose == ForCaller || a.Purpose == WithOptions {
 		s.handedOut = true
+	}
+	if a.Purpose == ForCommitting {
+		s.doubtful = true
 	}
 }
 
-// shared returns the transaction that is open, nil if none is. The caller has the turn.
-func (s *Slot) shared(ctx context.Context, a *Ask) (*sql.Tx, error) {
+// share returns the transaction that is open. The caller has the turn.
+func (s *Slot) share(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	s.mu.Lock()
-	tx, aborted, innermost := s.tx, s.reason, s.innermost
+	aborted, innermost := s.reason, s.innermost
 	s.mu.Unlock()
-	if tx == nil {
-		return nil, nil
-	}
-	if err := s.mayShare(a, tx, aborted); err != nil {
+	if err := s.mayShare(a, s.tx, aborted); err != nil {
 		return nil, err
 	}
-	if a.Purpose != ForSavepoint && s.around(ctx) != innermost {
+	if around := s.around(ctx); a.Purpose != ForSavepoint && around != innermost {
+		if innermost == nil {
+			return nil, fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", a.Opener.Name())
+		}
 		return nil, fmt.Errorf("sqlreq: key %q: a Savepoint is open, and this context is not that of the innermost one, so that the work would be rolled back with it; pass on the context that its function was given", a.Opener.Name())
 	}
-	return tx, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.give(a)
+	return s.tx, nil
 }
 
 // mayShare returns why a may not use the transaction that is open, nil if it may.
@@ -139,9 +141,13 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
 		return endedError(key)
 	case aborted != nil:
-		return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
+		return abortedError(key, aborted)
 	}
 	return nil
+}
+
+func abortedError(key string, aborted error) error {
+	return fmt.Errorf("sqlreq: key %q: an error may have ended the transaction, no further statement runs; call Rollback to begin anew: %w", key, aborted)
 }
 
 // Chosen returns a copy of opts, nil if they are the driver's defaults.
@@ -197,7 +203,7 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	defer func() {
 		inTime := stop == nil || stop()
 		inTime = (stopUnit == nil || stopUnit()) && inTime
-		tx, err = s.finishBegin(a, err, start, inTime)
+		tx, err = s.finishBegin(a, tx, err, start, inTime)
 	}()
 	if err := ctx.Err(); err != nil {
 		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN
@@ -209,44 +215,55 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 		stopUnit = context.AfterFunc(a.Unit, cancel)
 	}
 	stop = context.AfterFunc(ctx, cancel)
-	if err := s.sendBegin(own, a); err != nil || a.AfterBegin == nil {
-		return nil, err
+	begun, failed := s.sendBegin(own, a) // and not err, which stays until AfterBegin has returned
+	if failed != nil || a.AfterBegin == nil {
+		return begun, failed
 	}
-	return nil, a.AfterBegin(ctx, s.tx)
+	return begun, a.AfterBegin(ctx, begun)
 }
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.closed.Load() {
 		return false
 	}
 	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
 	s.state, s.cancel = beginning, cancel
-	s.handedOut = false
+	s.handedOut, s.doubtful = false, false
 	return true
 }
 
-// sendBegin sends BEGIN, and Guard's savepoint, or the savepoint in a test's transaction.
-func (s *Slot) sendBegin(ctx context.Context, a *Ask) error {
+// sendBegin sends BEGIN, and Guard's savepoint, or the savepoint in a test's
+// transaction. What it returns has begun, also if there is an error.
+func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if s.test != nil {
 		return s.beginInTest(ctx, a.Nest)
 	}
 	tx, err := s.db.BeginTx(ctx, s.opts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.setTx(tx) // before anything else is sent: if that fails, finishBegin rolls back what is set
-	if !s.by.Guarded() {
-		return nil
+	guarded := s.by.Guarded()
+	if guarded || a.AfterBegin != nil {
+		s.setTx(tx) // before anything else runs: if that does not return, finishBegin rolls back what is set
 	}
-	_, err = tx.ExecContext(ctx, dialect.Savepoint(guardName))
-	return err
+	if guarded {
+		_, err = tx.ExecContext(ctx, guardSavepoint)
+	}
+	return tx, err
 }
 
 // guardName is that of Guard's savepoint.
 const guardName = "sqlreq_guard"
+
+// The statements about Guard's savepoint, made once.
+var (
+	guardSavepoint  = dialect.Savepoint(guardName)
+	guardRelease    = dialect.Release(guardName)
+	guardRollbackTo = dialect.RollbackTo(guardName)
+)
 
 func (s *Slot) setTx(tx *sql.Tx) {
 	s.mu.Lock()
@@ -254,15 +271,15 @@ func (s *Slot) setTx(tx *sql.Tx) {
 	s.tx = tx
 }
 
-// finishBegin notes what came of a BEGIN, also of one that did not return. inTime
-// is whether no context has ended meanwhile. A transaction that has begun and that
-// nobody may use is rolled back here: nobody else would end it.
-func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sql.Tx, error) {
+// finishBegin notes what came of a BEGIN, also of one that did not return; then tx
+// is nil. inTime is whether no context has ended meanwhile. A transaction that has
+// begun and that nobody may use is rolled back here: nobody else would end it.
+func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTime bool) (*sql.Tx, error) {
 	if a.Timed {
 		now := time.Now()
 		s.times = &Times{Asked: start, Wait: now.Sub(start), Began: now}
 	}
-	tx, closed := s.begun(a)
+	tx, closed := s.begun(a, tx, err == nil && inTime)
 	if err == nil && inTime && !closed {
 		return tx, nil
 	}
@@ -272,23 +289,32 @@ func (s *Slot) finishBegin(a *Ask, err error, start time.Time, inTime bool) (*sq
 	}
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
-		r := s.Last()
-		a.Refused = &r
+		r := s.Result()
+		refused.Result, a.Refused = &r, &r
 	}
-	if s.isClosed() {
+	if s.closed.Load() {
 		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason
 	}
 	return nil, refused
 }
 
-// begun notes that BEGIN has returned, and reports whether the slot was closed
-// meanwhile. If not, Close finds the transaction from now on, and who closes ends it.
-func (s *Slot) begun(a *Ask) (tx *sql.Tx, closed bool) {
+// begun notes that BEGIN has returned tx, nil if it did not, and reports whether the
+// slot was closed meanwhile. If not, Close finds the transaction from now on, and who
+// closes ends it; a is given it if it may be.
+func (s *Slot) begun(a *Ask, tx *sql.Tx, may bool) (_ *sql.Tx, closed bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	if tx != nil {
+		s.tx = tx
+	}
 	s.state = idle
 	if s.tx != nil {
 		s.state, s.number = open, a.Begins.Add(1)
 	}
-	return s.tx, s.closed
+	closed = s.closed.Load()
+	if may && !closed {
+		s.give(a)
+	}
+	tx = s.tx
+	s.mu.Unlock()
+	return tx, closed
 }

@@ -143,13 +143,21 @@ func (s *Slot) end(e *ending) {
 	}
 	if s.test != nil {
 		s.test.closeNest(e.unit)
+		_ = s.Quiet(e.unit, e.unit) // one that came after ROLLBACK TO would be the test's; no *sql.Tx that has ended refuses it
 	}
-	defer s.settle(e, asked)
-	defer s.giveUp(e)
-	if e.well && !s.EndsWithRollback() {
+	defer func() {
+		if e.answer == none { // the driver did not return
+			defer s.settle(e, asked)
+			_ = s.rollback(e.unit)
+			return
+		}
+		s.settle(e, asked)
+	}()
+	commit := e.well && !s.EndsWithRollback()
+	if commit {
 		e.cause = s.doomed()
 	}
-	if e.well && !s.EndsWithRollback() && e.cause == nil {
+	if commit && e.cause == nil {
 		s.commit(e)
 		return
 	}
@@ -183,7 +191,8 @@ func (s *Slot) rollBack(e *ending) {
 		return
 	}
 	checked := *e
-	if s.send(e, sentRollback); e.answer != none {
+	s.send(e, sentRollback)
+	if e.answer != none && (checked.answer != lost || e.answer != gone) {
 		checked.err = cmp.Or(e.err, checked.err)
 		*e = checked // which says more than the answer to ROLLBACK
 	}
@@ -199,9 +208,9 @@ func (s *Slot) send(e *ending, what sent) {
 func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
 	case what == sentCheck:
-		return s.exec(context.Background(), dialect.Release(guardName))
+		return s.exec(context.Background(), guardRelease)
 	case what == sentRollbackCheck:
-		return s.execRollback(unit, dialect.RollbackTo(guardName))
+		return s.execRollback(unit, guardRollbackTo)
 	case s.test != nil && what == sentCommit:
 		return s.exec(context.Background(), dialect.Release(s.test.name))
 	case what == sentCommit:
@@ -264,13 +273,6 @@ func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
 	}
 }
 
-// giveUp rolls back what is still open when a driver did not return.
-func (s *Slot) giveUp(e *ending) {
-	if e.answer == none {
-		_ = s.rollback(e.unit)
-	}
-}
-
 // settle notes what became of the transaction, and how long it took.
 func (s *Slot) settle(e *ending, asked time.Time) {
 	if s.times != nil {
@@ -286,17 +288,26 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 func (s *Slot) note(e *ending) {
 	tried := e.sent == sentCommit || e.sent == sentCheck
 	s.mu.Lock()
-	k := known{
+	outcome := judge(e.sent, e.answer, known{
 		late:      e.late,
-		aborted:   s.reason != nil,
-		handedOut: s.handedOut,
+		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
+		handedOut: s.handedOut || s.doubtful,
 		readOnly:  e.well && !tried && e.cause == nil,
+	})
+	if outcome == Committed {
+		s.become(outcome, tried, nil)
+		s.mu.Unlock()
+		return
 	}
 	s.mu.Unlock()
-	outcome := judge(e.sent, e.answer, k)
 	failed := s.failureOf(e, outcome)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.become(outcome, tried, failed)
+}
+
+// become is note for who holds s.mu.
+func (s *Slot) become(outcome Outcome, tried bool, failed *failure) {
 	s.outcome, s.tried, s.failed = outcome, tried, failed
 	switch outcome {
 	case Committed:
@@ -314,8 +325,8 @@ func (s *Slot) note(e *ending) {
 // makes texts of the driver's errors, and is called without the mutex.
 func (s *Slot) failureOf(e *ending, o Outcome) *failure {
 	err := s.why(e, o)
-	switch unheard := o == RolledBack && e.answer == lost; {
-	case unheard:
+	switch {
+	case o == RolledBack && answerOf(e.err) == lost: // also if Guard's check was answered, and ROLLBACK was not
 		return &failure{err, e.err}
 	case err != nil:
 		return &failure{err: err}
@@ -355,6 +366,12 @@ func joinCause(cause, err error) error {
 func (s *Slot) Last() Result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.Result()
+}
+
+// Result is Last for who has the turn, or has closed the slot: nobody else writes
+// what it reads.
+func (s *Slot) Result() Result {
 	r := Result{Opener: s.by, Outcome: s.outcome, Tried: s.tried, Stored: s.stored, Times: s.times}
 	if s.failed != nil {
 		r.Err, r.Unheard = s.failed.err, s.failed.unheard

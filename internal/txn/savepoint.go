@@ -27,7 +27,10 @@ type Savepoint struct {
 	outer   *Savepoint // around it in the same transaction
 	context *Savepoint // the innermost one of any slot in the context that it was begun with
 	group   *Group     // of a Savepoint that stands for those of several slots in a context; otherwise nil
+	doubt   bool       // the slot's when it was begun: what has ended the transaction since then has taken it along
 	bottom  bool       // the whole transaction, begun inside of a group: no statement, going back is ROLLBACK
+
+	given context.Context // to its function; written by Context, before that runs
 
 	state savepointState // guarded by slot.mu; from open to one of the others once, by end
 }
@@ -41,9 +44,17 @@ func Inside(ctx context.Context) *Savepoint {
 	return sp
 }
 
-// Context returns ctx as that of a function inside of sp.
+// Context returns ctx as that of the function inside of sp.
 func (sp *Savepoint) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, savepointKey{}, sp)
+	sp.given = context.WithValue(ctx, savepointKey{}, sp)
+	return sp.given
+}
+
+// IsGiven reports whether ctx is the very context that the function inside of a
+// savepoint was given.
+func IsGiven(ctx context.Context) bool {
+	sp := Inside(ctx)
+	return sp != nil && sp.given == ctx
 }
 
 // of returns sp, or the innermost savepoint that its context is inside of, if it
@@ -60,14 +71,14 @@ func (sp *Savepoint) of(s *Slot) *Savepoint {
 	return nil
 }
 
-// around returns the innermost savepoint that ctx is inside of and that is open,
-// or was rolled back: what was done in one that was released belongs to the one
-// around it.
+// around returns the savepoint that ctx is inside of, nil for none. Where no
+// savepoint is open any more, that is the one around those that were released: what
+// was done in these belongs to it.
 func (s *Slot) around(ctx context.Context) *Savepoint {
 	sp := Inside(ctx).of(s) // asks a context of the program: not under the mutex
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for sp != nil && sp.state == savepointReleased {
+	for s.innermost == nil && sp != nil && sp.state == savepointReleased {
 		sp = sp.outer
 	}
 	return sp
@@ -96,7 +107,8 @@ func (sp *Savepoint) Undone(owner any, s *Slot) bool {
 }
 
 // Save begins a savepoint in the open transaction tx; nil is whichever is open. It
-// returns nil, and no error, if that is not the open one any more, or none is.
+// returns nil, and no error, if that is not the open one any more, or none is. A
+// *SaveError is that of the statement.
 func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoint, error) {
 	if err := s.Lock(ctx, unit); err != nil {
 		return nil, err
@@ -109,9 +121,14 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		key = s.by.Name()
 	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
-	switch {
+	if isOpen && key == "" {
+		key = s.by.Name()
+	}
+	switch aborted := s.abortedBy(); {
 	case !isOpen:
 		return nil, nil
+	case aborted != nil: // by another goroutine's statement, since Use
+		return nil, abortedError(key, aborted)
 	case s.around(ctx) != sp.outer:
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
 	}
@@ -121,13 +138,27 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 			err = endedError(s.by.Name())
 		}
 		s.Note(ctx, s.tx, late, err)
-		return nil, fmt.Errorf("sqlreq: savepoint on key %q (close open rows first): %w", key, err)
+		return nil, &SaveError{key, err}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.innermost = sp
 	return sp, nil
 }
+
+// SaveError is the error of a statement that was to begin a savepoint.
+type SaveError struct {
+	Key string
+	Err error
+}
+
+// Error names the key.
+func (e *SaveError) Error() string {
+	return fmt.Sprintf("sqlreq: savepoint on key %q (close open rows first): %v", e.Key, e.Err)
+}
+
+// Unwrap returns the error of the driver.
+func (e *SaveError) Unwrap() error { return e.Err }
 
 func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoint, isOpen bool) {
 	inside := Inside(ctx) // asks a context of the program: not under the mutex
@@ -141,7 +172,7 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 	if s.test != nil {
 		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
 	}
-	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside}, true
+	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside, doubt: s.doubtful}, true
 }
 
 // lock keeps others from the transaction. No context ends the wait: a savepoint is
@@ -200,6 +231,10 @@ func (sp *Savepoint) Release(key string) error {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))
 	}
 	sp.end(savepointReleased)
+	s := sp.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.doubtful = sp.doubt
 	return nil
 }
 
@@ -252,6 +287,7 @@ func (sp *Savepoint) rollBack(key string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sound()
+		s.doubtful = sp.doubt
 		return nil
 	}
 	err = fmt.Errorf("sqlreq: rollback to a savepoint on key %q failed (close open rows first), the request can only roll back: %w", key, err)

@@ -22,8 +22,11 @@
 // There is one way in, [Slot.End]; the two ends of a savepoint have the same
 // table. What was sent, what came back and what else is known decide, in one
 // function (judge). E: a statement of a key met an error that may have ended the
-// transaction, and nothing ran beside it or after it. H: its *sql.Tx was handed
-// out, so that nobody can tell what ran after such an end.
+// transaction, and nothing ran beside it or after it; or its begin was refused, so
+// that nobody was given it. H: its *sql.Tx was handed out, so that nobody can tell
+// what ran after such an end; or a statement before it may have ended the
+// transaction without telling: one that MySQL commits before and after (DDL), or
+// one that broke a constraint of SQLite, perhaps under OR ROLLBACK.
 //
 //	sent                          what came back                  what became of it
 //	COMMIT, and RELEASE of a      success                         Committed
@@ -40,7 +43,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //	Guard's ROLLBACK TO, before   success, the server's refusal   RolledBack
 //	ROLLBACK                      there is none                   RolledBack with E and without H; else Ended
-//	                              any other error                 RolledBack; Ended with H
+//	                              any other error                 as the answer to ROLLBACK if that is "there is
+//	                                                              none"; else RolledBack, Ended with H
 //	                              it did not return               Unknown
 //	                              it was ended through *sql.Tx    Ended
 //	ROLLBACK, without Guard, and  success, any other error        RolledBack
@@ -90,7 +94,7 @@ var (
 	ErrBegun = errors.New("sqlreq: the transaction has begun")
 	// ErrFinished: the slot is closed.
 	ErrFinished = errors.New("sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)")
-	// ErrTxEnded: the transaction was ended through *sql.Tx.
+	// ErrTxEnded: the transaction was ended through *sql.Tx; endedByServer is one with another text.
 	ErrTxEnded = errors.New("sqlreq: the transaction was ended through *sql.Tx; delete the defer tx.Rollback() or tx.Commit(), and use sqlreq.Commit or sqlreq.Rollback to end it early")
 )
 
@@ -139,19 +143,20 @@ type Slot struct {
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
+	closed  atomic.Bool  // from false to true, once, by Close, with the mutex
 
 	mu        sync.Mutex         // guards what follows
 	state     state              // written by the turn's holder, and by Note: open to aborted
-	closed    bool               // from false to true, once, by Close
 	outcome   Outcome            // of the last transaction that has ended; written by End
 	tried     bool               // COMMIT was tried for it; written by End
 	stored    bool               // something of it is stored, or may be; written by End
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
-	tx        *sql.Tx            // nil when none is open
+	tx        *sql.Tx            // nil when none is open; written with the turn as well, or by who closed the slot: who has the turn reads it without the mutex
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
@@ -189,7 +194,7 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 	if err := s.turn.LockEither(ctx, unit); err != nil {
 		return err
 	}
-	if s.isClosed() {
+	if s.closed.Load() {
 		s.turn.Unlock()
 		return ErrFinished
 	}
@@ -202,12 +207,6 @@ func (s *Slot) TryLock() bool { return s.turn.TryLock() }
 
 // Unlock ends what Lock began.
 func (s *Slot) Unlock() { s.turn.Unlock() }
-
-func (s *Slot) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
 
 // Open reports whether a transaction is open.
 func (s *Slot) Open() bool {
@@ -228,7 +227,7 @@ func (s *Slot) Sound() bool {
 func (s *Slot) Begun() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tx != nil || s.state == beginning && !s.closed
+	return s.tx != nil || s.state == beginning && !s.closed.Load()
 }
 
 // Busy reports whether a transaction is open, or being begun, ended or nested.
@@ -264,32 +263,39 @@ func (s *Slot) InSavepoint() bool {
 // for: it may take long, and whoever sent it ends what it began. Close waits for a
 // Commit, a Rollback, and the begin or the end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
-	if s.shut() {
-		return false
+	isOpen, wait := s.shut()
+	if !wait {
+		return isOpen
 	}
 	_ = s.turn.Lock(context.Background()) // which does not end
 	s.turn.Unlock()
 	return s.Open()
 }
 
-// shut closes the slot and reports whether a BEGIN is under way.
-func (s *Slot) shut() bool {
+// shut closes the slot, and reports whether a transaction is open, or whether that
+// is known only when the turn is free. Who takes the turn from now on sees that the
+// slot is closed, and gives it back at once.
+func (s *Slot) shut() (isOpen, wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
-	if s.state != beginning {
-		return false
+	s.closed.Store(true)
+	if s.state == beginning {
+		s.cancel()
+		return false, false
 	}
-	s.cancel()
-	return true
+	return s.tx != nil, s.turn.Taken()
 }
 
 // Note remembers what the error of a statement on tx says about the transaction.
 // late is whether ctx had ended before the statement, which then did not run.
 func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
 	ends := !late && (sqlerr.EndsTx(err) || ctx.Err() != nil) // calls methods of the driver's error: not under the mutex
+	doubtful := !late && !ends && sqlerr.MayHaveRolledBack(err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.tx == tx && doubtful {
+		s.doubtful = true
+	}
 	if !ends || s.tx != tx {
 		return
 	}
@@ -320,6 +326,9 @@ func (s *Slot) becomeQuiet() {
 // or has closed the slot, so that none comes meanwhile. If the unit's context or
 // ctx ends first it returns the error of that.
 func (s *Slot) Quiet(ctx, unit context.Context) error {
+	if s.closed.Load() && s.running.Load() == 0 {
+		return nil // Close has taken the mutex since the last one began
+	}
 	quiet := s.whenQuiet()
 	if s.running.Load() == 0 {
 		return nil
@@ -387,8 +396,9 @@ func beginError(key string, err error) error {
 
 // BeginError is what a use gets when there is no transaction for it.
 type BeginError struct {
-	Key string
-	Err error
+	Key    string
+	Err    error
+	Result *Result // of a transaction that was begun and ended at once, otherwise nil
 }
 
 // Error names the key.

@@ -47,12 +47,12 @@ func (s *Slot) testTx() *sql.Tx {
 }
 
 // Nest returns the turn for what nests in the savepoint that is open in the
-// test's transaction tx, nil if none is.
+// test's transaction tx, nil if none is, or if it is about to end.
 func (s *Slot) Nest(tx *sql.Tx) *Nest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.testTx() != tx || s.tx == nil {
-		return nil
+	if s.testTx() != tx || s.tx == nil || s.test.nest.over.Load() {
+		return nil // who nested in what is over would be sent here again, until that has ended
 	}
 	return s.test.nest
 }
@@ -63,10 +63,10 @@ func (s *Slot) TestTx() *sql.Tx { return s.testTx() }
 // beginInTest makes the transaction a savepoint of the test's. The caller has
 // the slot's turn; the turn at the test's transaction, or at the savepoint that
 // this one nests in, is taken for as long as the transaction is open.
-func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) error {
+func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) (*sql.Tx, error) {
 	t := s.test
 	if err := t.lock(ctx, within); err != nil {
-		return err
+		return nil, err
 	}
 	laid := false
 	defer func() {
@@ -75,16 +75,16 @@ func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) error {
 		}
 	}()
 	if err := whyDead(t.tx); err != nil {
-		return err
+		return nil, err
 	}
 	t.name = fmt.Sprintf("sqlreq_tx_%d", names.Add(1))
 	if _, err := t.tx.ExecContext(ctx, dialect.Savepoint(t.name)); err != nil {
-		return err
+		return nil, err
 	}
 	laid = true
 	t.nest = new(Nest)
 	s.setTx(t.tx)
-	return nil
+	return t.tx, nil
 }
 
 // lock takes the turn at the savepoint that within returns, or else at tx.

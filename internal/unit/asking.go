@@ -48,6 +48,10 @@ func (u *Unit) Asking(ctx context.Context) (asked, running bool) {
 // ask calls a function of the program about a, with a context that tells so.
 func (u *Unit) ask(ctx context.Context, a *asked, fn func(context.Context)) {
 	call := &asking{unit: u, asked: a, outer: askingIn(ctx)}
+	if use := u.used.Load(); use != nil { // so that the uses of units that ask nothing need not look at their contexts
+		use.asking.Add(1)
+		defer use.asking.Add(-1)
+	}
 	defer call.over.Store(true)
 	fn(context.WithValue(ctx, askingKey{}, call))
 }
@@ -86,8 +90,9 @@ func (u *Unit) startWaiting(inside *asking, target *asked) error {
 	defer u.mu.Unlock()
 	for a := inside; a != nil; a = a.outer {
 		switch {
+		case a.over.Load(): // its context was kept, nobody waits for it any more
 		case a.asked == target:
-			return fmt.Errorf("%v uses what it is asked for, and would wait for itself; use what it is given, another key, or Registry.Do", a.asked)
+			return fmt.Errorf("%v uses the key %q and would wait for itself; use what it is given, another key, or Registry.Do", inside.asked, target.binding.Name())
 		case target.waitsFor(a.asked, nil):
 			return fmt.Errorf("%v waits for %v, which waits for it in turn; they would wait for each other", a.asked, target)
 		}

@@ -119,7 +119,7 @@ func (u *Unit) saveAll(ctx context.Context, g *txn.Group) error {
 		if err == nil {
 			continue
 		}
-		u.Met(err)
+		u.metIfSent(err)
 		for _, sp := range g.Members() {
 			err = joinIf(err, sp.Release(nameOf(sp)))
 		}
@@ -184,8 +184,10 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 	s := sp.Slot()
 	ended := s.Ended()
 	defer func() { // also if a driver does not return
-		if s.Ended() != ended {
-			u.observe(u.noteEnd(s, sourceOf(s).at, nil))
+		if s.Ended() != ended { // BeforeCommit functions from before the Atomic wait, as hooks do, for the next transaction
+			r := s.Last()
+			u.noteEnd(s, &r, nil, nil)
+			u.observe(r)
 		}
 	}()
 	return sp.RollBack(nameOf(sp))

@@ -66,11 +66,11 @@ func (u *Unit) next(slots ...*txn.Slot) *before {
 
 // indexOfNext is that of next in seldom.befores, -1 if there is none. The caller holds u.mu.
 func (u *Unit) indexOfNext(slots []*txn.Slot) int {
-	use := u.used.Load()
-	if use == nil || use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return -1
 	}
-	return slices.IndexFunc(use.seldom.befores, func(f before) bool {
+	return slices.IndexFunc(rare.befores, func(f before) bool {
 		s := f.source.slot
 		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Sound() && !f.inside.Undone(u, s)
 	})
@@ -78,17 +78,17 @@ func (u *Unit) indexOfNext(slots []*txn.Slot) int {
 
 // dropBefores forgets the functions of the transaction that has just ended in s.
 func (u *Unit) dropBefores(s *txn.Slot) {
-	use := u.used.Load()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	n := s.Ended()
-	use.seldom.befores = slices.DeleteFunc(use.seldom.befores, func(f before) bool {
+	rare.befores = slices.DeleteFunc(rare.befores, func(f before) bool {
 		return f.source.slot == s && f.since < n
 	})
-	use.seldom.order = slices.DeleteFunc(use.seldom.order, func(o *txn.Slot) bool { return o == s })
+	rare.order = slices.DeleteFunc(rare.order, func(o *txn.Slot) bool { return o == s })
 }
 
 // decision is the run of BeforeCommit functions, as their contexts tell.
@@ -123,7 +123,7 @@ func (d *decision) run(ctx context.Context) error {
 		slots = []*txn.Slot{d.slot}
 	}
 	for {
-		if err := cmp.Or(u.Err(), ctx.Err(), u.host.Context().Err()); err != nil {
+		if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
 			return err
 		}
 		f := u.next(slots...)
@@ -189,15 +189,18 @@ func (u *Unit) underWay() *decision {
 
 // firstDecision is underWay for who holds u.mu.
 func (u *Unit) firstDecision() *decision {
-	use := u.used.Load()
-	if use == nil || use.seldom == nil || len(use.seldom.deciding) == 0 {
+	rare := u.ifRare()
+	if rare == nil || len(rare.deciding) == 0 {
 		return nil
 	}
-	return use.seldom.deciding[0]
+	return rare.deciding[0]
 }
 
 // startDeciding reports whether there are functions to run.
 func (u *Unit) startDeciding() bool {
+	if u.ifRare() == nil {
+		return false
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state >= ending || u.indexOfNext(nil) < 0 {
@@ -229,11 +232,11 @@ func (u *Unit) mayEndNow(ctx context.Context, what, key string, slot *txn.Slot, 
 	inside := u.decisionIn(ctx) != nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.used.Load()
+	use, rare := u.used.Load(), u.ifRare()
 	switch {
 	case use == nil:
 		return nil
-	case inside, u.state == deciding, use.seldom != nil && slices.ContainsFunc(use.seldom.deciding, func(d *decision) bool {
+	case inside, u.state == deciding, rare != nil && slices.ContainsFunc(rare.deciding, func(d *decision) bool {
 		return d != own && (d.slot == nil || slot == nil || d.slot == slot)
 	}):
 		return fmt.Errorf("sqlreq: %s on key %q while BeforeCommit functions run; return from them first", what, key)
@@ -283,11 +286,11 @@ func (u *Unit) stopDeciding(d *decision) {
 // without: those without are committed first, then the others in the order in which
 // the last function of each has run.
 func (u *Unit) place(s *txn.Slot) int {
-	use := u.used.Load()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if use.seldom == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return 0
 	}
-	return slices.Index(use.seldom.order, s) + 1
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Index(rare.order, s) + 1
 }

@@ -27,6 +27,22 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	if err != nil {
 		return Open{}, err
 	}
+	use := u.used.Load()
+	if use.atomic.Load() != nil {
+		if _, err := u.groupFor(ctx, s); err != nil {
+			return Open{}, err
+		}
+	}
+	if why == txn.ForStatement && use.begins.Load() > 0 {
+		if tx, rollsBack := s.slot.Join(s); tx != nil {
+			return Open{tx, rollsBack, u, s}, nil
+		}
+	}
+	return u.begin(ctx, at, s, why, opts)
+}
+
+// begin is Begin for what has more to look at.
+func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
 	ask := txn.Ask{
 		Opener:  s,
 		Purpose: why,
@@ -44,9 +60,6 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
-	}
-	if _, err = u.groupFor(ctx, s); err != nil {
-		return Open{}, err
 	}
 	ask.Groups = u
 	if s.HasAfterBegin() {
@@ -94,7 +107,7 @@ func (u *Unit) beginOf(s *Source) *asked {
 // mayUse returns an error if a use of s with ctx, which takes the slot's turn, would
 // wait for itself: one in an AfterBegin, or in a Route that another one waits for.
 func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
-	if askingIn(ctx) == nil {
+	if u.used.Load().asking.Load() == 0 || askingIn(ctx) == nil {
 		return nothing, nil
 	}
 	return u.mayWait(ctx, u.beginOf(s))
@@ -159,6 +172,13 @@ func (u *Unit) has(db *sql.DB) bool {
 		}
 	}
 	return false
+}
+
+// observeRefused tells of a transaction that was begun and ended at once.
+func (u *Unit) observeRefused(a *txn.Ask) {
+	if a.Refused != nil {
+		u.observe(*a.Refused)
+	}
 }
 
 // nestOf returns the turn in the savepoint that a unit around this one has open

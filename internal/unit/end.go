@@ -14,13 +14,21 @@ import (
 // Afterwards nothing can begin in it. status is handed to the host. It returns the
 // first failure; a second call does nothing else.
 func (u *Unit) Finish(status int) error {
-	return u.finish(u.Err() == nil && u.host.Commits(status, u.joined()))
+	var joined []any
+	if u.used.Load() != nil {
+		joined = u.joined()
+	}
+	return u.finish(u.Err() == nil && u.host.Commits(status, joined))
 }
 
-// Abandon ends the unit when the program has not returned: what is open is rolled back.
-func (u *Unit) Abandon() { _ = u.finish(false) }
+// Abandon ends the unit when the program has not returned: what is open is rolled
+// back. It returns the first failure.
+func (u *Unit) Abandon() error { return u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
+	if u.used.Load() == nil && u.endUnused() {
+		return u.Err()
+	}
 	started := false
 	for !started {
 		commit = commit && u.decide()
@@ -43,16 +51,25 @@ func (u *Unit) finish(commit bool) error {
 	return u.result()
 }
 
+// endUnused ends a unit that has used nothing, and reports whether it is one.
+func (u *Unit) endUnused() bool {
+	u.mu.Lock()
+	unused := u.state == running && u.used.Load() == nil
+	if unused {
+		u.state = ended
+	}
+	u.mu.Unlock()
+	return unused
+}
+
 // startEnding reports whether there is anything to end. again is true if it is to be
 // committed, and a BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
+	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
 	case u.state >= ending:
-		return false, false
-	case u.used.Load() == nil:
-		u.state = ended
 		return false, false
 	case commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil):
 		return false, true
@@ -116,24 +133,23 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		slices.SortFunc(open, u.inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
-	var one [1]txn.Result
-	results := one[:0]
+	var results []txn.Result
+	n := 0 // ends have returned
 	defer func() {
-		if len(results) < len(open) { // a driver did not return: its own transaction is noted, the rest are still open
-			u.rollBack(open[len(results)+1:])
-		}
-		for _, r := range results {
-			u.observe(r)
+		defer u.observeAll(&results)
+		if n < len(open) { // a driver did not return
+			defer u.dropHooks(open)
+			u.rollBack(open[n+1:], &results)
 		}
 	}()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, sourceOf(s).at, commit, committed)
-		results = append(results, r)
+		r := u.end(s, nil, commit, committed, &results)
 		commit = commit && r.Err == nil
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
+		n++
 	}
 	return commit
 }
@@ -146,6 +162,13 @@ func (u *Unit) inOrderOfEnds(a, b *txn.Slot) int {
 		return -1
 	}
 	return 1
+}
+
+// dropHooks forgets the hooks of what has ended in the slots.
+func (u *Unit) dropHooks(slots []*txn.Slot) {
+	for _, s := range slots {
+		u.takeHooks(s)
+	}
 }
 
 // sourceOf returns the source that began the transaction of s.
@@ -164,42 +187,51 @@ func (u *Unit) noneLost(open []*txn.Slot) bool {
 	return sound
 }
 
-// rollBack rolls back what is open in the slots.
-func (u *Unit) rollBack(open []*txn.Slot) {
-	for _, s := range open {
-		u.end(s, sourceOf(s).at, false, nil)
+// rollBack rolls back what is open in the slots, also if a driver does not return.
+func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
+	if len(open) == 0 {
+		return
 	}
+	defer u.rollBack(open[1:], results)
+	u.end(open[0], nil, false, nil, results)
 }
 
-// end ends the transaction of s; at is the context of who fails if that does. The
-// Err of the result is that for the program. The caller has the turn, or has
-// closed s.
-func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string) (r txn.Result) {
-	defer func() { r = u.noteEnd(s, at, committed) }() // also if a driver does not return
-	defer u.dropBefores(s)
+// end ends the transaction of s; at is the context of who fails if that does, nil for
+// that of the key that began it. The Err of the result is that for the program. It is
+// added to results if somebody wants to know, also if a driver does not return. The
+// caller has the turn, or has closed s.
+func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
+	defer func() {
+		r = s.Result()
+		u.noteEnd(s, &r, at, committed)
+		u.dropBefores(s)
+		if r.Times != nil { // somebody wants to know
+			*results = append(*results, r)
+		}
+	}()
 	s.End(u.host.Context(), well)
 	return r
 }
 
-// noteEnd notes what became of the transaction that has ended in s.
-func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.Result {
-	r := s.Last()
+// noteEnd notes what became of the transaction that has ended in s, and makes the
+// Err of r that for the program.
+func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed []string) {
 	if r.Stored {
 		u.Keep()
 	}
+	if r.Outcome == txn.Unknown {
+		u.takeHooks(s) // they are dropped: neither kind runs
+	}
 	if r.CommitFailed() {
 		u.noteCommitFailed()
-		ambiguous := r.Outcome == txn.Unknown
-		if ambiguous {
-			u.takeHooks(s) // they are dropped: neither kind runs
-		}
-		r.Err = sourceOf(s).CommitError(committed, ambiguous, r.Err)
+		r.Err = r.Opener.(*Source).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
 	}
 	if r.Outcome == txn.Ended {
 		u.noteUnknown(r.Err)
 	}
-	u.fail(at, r.Err)
-	return r
+	if r.Err != nil {
+		u.fail(cmp.Or(at, r.Opener.(*Source).at), r.Err)
+	}
 }
 
 func (u *Unit) noteCommitFailed() {
@@ -220,6 +252,13 @@ func (u *Unit) noteUnknown(err error) {
 func (u *Unit) observe(r txn.Result) {
 	if r.Times != nil {
 		r.Opener.(*Source).Observe(u, r)
+	}
+}
+
+// observeAll is observe for all results.
+func (u *Unit) observeAll(results *[]txn.Result) {
+	for _, r := range *results {
+		u.observe(r)
 	}
 }
 
@@ -246,8 +285,7 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 		return err
 	}
 	defer done()
-	r, hooks, err := u.decideAndEnd(ctx, &e)
-	u.observe(r)
+	hooks, err := u.decideAndEnd(ctx, &e)
 	for _, h := range hooks {
 		h.run()
 	}
@@ -259,21 +297,23 @@ type endOf struct {
 	at       context.Context // of the caller
 	source   *Source
 	commit   bool
-	what     string    // for the text of an error
-	decision *decision // the run of BeforeCommit functions; nil before the first
+	what     string       // for the text of an error
+	decision *decision    // the run of BeforeCommit functions; nil before the first
+	results  []txn.Result // of what has ended, if somebody wants to know
 }
 
 // decideAndEnd ends the transaction when no BeforeCommit function is left, and runs
-// them before.
-func (u *Unit) decideAndEnd(ctx context.Context, e *endOf) (r txn.Result, hooks []hook, err error) {
+// them before. It tells Observe, without the turn.
+func (u *Unit) decideAndEnd(ctx context.Context, e *endOf) (hooks []hook, err error) {
+	defer u.observeAll(&e.results)
 	defer func() { u.stopDeciding(e.decision) }()
 	for {
 		var again bool
-		if r, hooks, again, err = u.endNow(ctx, e); !again {
-			return r, hooks, err
+		if hooks, again, err = u.endNow(ctx, e); !again {
+			return hooks, err
 		}
 		if err := e.decision.run(ctx); err != nil {
-			return r, nil, u.refuse(e.at, e.source, err)
+			return nil, u.refuse(e.at, e.source, err)
 		}
 	}
 }
@@ -293,42 +333,41 @@ func (u *Unit) busy() (bool, error) {
 	return false, nil
 }
 
-// endNow ends the transaction while it has the turn. The hooks are for the
-// caller to run, without the turn. The zero Result means that nothing was ended.
-// again is true if BeforeCommit functions are to run first.
-func (u *Unit) endNow(ctx context.Context, e *endOf) (r txn.Result, hooks []hook, again bool, err error) {
+// endNow ends the transaction while it has the turn. The hooks are for the caller to
+// run, without the turn. again is true if BeforeCommit functions are to run first.
+func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, err error) {
 	s := e.source
 	if err := s.slot.Lock(ctx, u.host.Context()); err != nil {
 		if e.commit && err != txn.ErrFinished {
 			err = u.refuse(e.at, s, err)
 		}
-		return r, nil, false, err
+		return nil, false, err
 	}
 	defer s.slot.Unlock()
 	switch {
 	case !s.slot.Open():
-		return r, nil, false, nil
+		return nil, false, nil
 	case s.slot.InSavepoint():
-		return r, nil, false, insideError(e.what, s.Name())
+		return nil, false, insideError(e.what, s.Name())
 	}
 	// Looked at again: whoever has begun to run functions meanwhile had the turn.
 	if err := u.mayEndNow(ctx, e.what, s.Name(), s.slot, e.decision); err != nil {
-		return r, nil, false, err
+		return nil, false, err
 	}
 	if e.commit {
 		err := s.slot.Quiet(ctx, u.host.Context())
 		if err = cmp.Or(err, ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
-			return r, nil, false, u.refuse(e.at, s, err)
+			return nil, false, u.refuse(e.at, s, err)
 		}
 		if s.slot.Lost() == nil { // otherwise the end will say so
 			if d := u.startDecidingFor(s.slot, e.decision); d != nil {
 				e.decision = d
-				return r, nil, true, nil
+				return nil, true, nil
 			}
 		}
 	}
-	r = u.end(s.slot, e.at, e.commit, nil)
-	return r, u.takeHooks(s.slot), false, r.Err
+	r := u.end(s.slot, e.at, e.commit, nil, &e.results)
+	return u.takeHooks(s.slot), false, r.Err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.
@@ -366,6 +405,9 @@ func (u *Unit) EndOpen(commit bool) error {
 
 // mayEndOpen returns why what is open is not to be ended.
 func (u *Unit) mayEndOpen(commit bool) error {
+	if u.Over() {
+		return txn.ErrFinished
+	}
 	if err := u.Err(); err != nil {
 		return err
 	}

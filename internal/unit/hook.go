@@ -72,12 +72,12 @@ func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 // lastHooks takes the hooks that are left when the unit has ended. Those of a slot
 // where nothing was open follow the outcome of the unit.
 func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
+	use := u.used.Load()
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	u.state = ended
-	use := u.use()
 	hooks := use.hooks
 	use.hooks = nil
+	u.mu.Unlock()
 	for i := range hooks {
 		hooks[i].decide(open, commit)
 	}
@@ -85,8 +85,7 @@ func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
 }
 
 // decide sets the outcome of a hook that is left at the end of the unit. open are
-// the slots that had a transaction then, commit is how the unit has ended. The
-// caller holds the unit's mutex.
+// the slots that had a transaction then, commit is how the unit has ended.
 func (h *hook) decide(open []*txn.Slot, commit bool) {
 	s := h.source.slot
 	switch {

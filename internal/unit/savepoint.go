@@ -41,8 +41,8 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 			return nil, err
 		}
 		sp, err := u.saveIn(ctx, o)
+		u.metIfSent(err)
 		if err != nil {
-			u.Met(err)
 			return nil, err
 		}
 		if sp != nil {
@@ -59,4 +59,11 @@ func (u *Unit) saveIn(ctx context.Context, o Open) (*txn.Savepoint, error) {
 	}
 	defer done()
 	return o.source.slot.Save(ctx, u.host.Context(), o.Tx, o.source.Name())
+}
+
+// metIfSent remembers a conflict that a statement about a savepoint met.
+func (u *Unit) metIfSent(err error) {
+	if sent := (*txn.SaveError)(nil); errors.As(err, &sent) {
+		u.Met(err)
+	}
 }

@@ -75,11 +75,10 @@ func (u *Unit) known(b Binding) *Source {
 // source returns the source of b in the unit, a new one if there is none.
 func (u *Unit) source(at context.Context, b Binding, opts bool) (s *Source, chosen bool, err error) {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if s, err = u.sourceOf(at, b); err != nil {
-		return nil, false, err
-	}
-	return s, s.chosen(opts), nil
+	s, err = u.sourceOf(at, b)
+	chosen = err == nil && s.chosen(opts)
+	u.mu.Unlock()
+	return s, chosen, err
 }
 
 // sourceOf is source for who holds u.mu.
@@ -90,20 +89,21 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 	if u.state >= ending {
 		return nil, txn.ErrFinished
 	}
-	first := u.use().sources.Load()
-	s := &u.use().firstSource
+	use := u.use()
+	first := use.sources.Load()
+	s := &use.firstSource
 	if first != nil {
 		s = new(Source)
 	}
 	s.Binding, s.at = b, at
 	if db, tx := b.Pool(); db != nil || tx != nil {
-		s.slot = u.slotOf(db, tx)
+		s.slot = use.slotOf(db, tx)
 	}
 	if route, options := b.Chooses(); route || options {
 		s.choice = &choice{routed: !route, opted: !options, asked: asked{function: "Route or TxOptions", binding: b}}
 	}
 	if first == nil {
-		u.use().sources.Store(s)
+		use.sources.Store(s)
 		return s, nil
 	}
 	// Behind the first, which stays the first key that was used (FirstKey).
@@ -113,9 +113,8 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 }
 
 // slotOf returns the slot on db, or on a test's transaction: several keys may
-// share it. The caller holds u.mu.
-func (u *Unit) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
-	use := u.use()
+// share it. The caller holds the unit's mutex.
+func (use *used) slotOf(db *sql.DB, tx *sql.Tx) *txn.Slot {
 	for s := use.slots; s != nil; s = s.next {
 		if s.Of(db, tx) {
 			return &s.Slot
@@ -185,7 +184,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	}
 	s.choice.routed, s.choice.err = true, err
 	if err == nil {
-		s.slot = u.slotOf(db, nil)
+		s.slot = u.use().slotOf(db, nil)
 	}
 	return err
 }

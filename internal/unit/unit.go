@@ -106,7 +106,7 @@ type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
 	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has stopped running
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
-	seldom  *seldom                // what few units need; nil in the others
+	seldom  atomic.Pointer[seldom] // what few units need; nil in the others
 
 	sawConflict  bool // by a statement, or a begin
 	timedOut     bool // a wait for a transaction
@@ -114,6 +114,7 @@ type used struct {
 
 	atomic atomic.Pointer[txn.Group] // the innermost Atomic that is open, nil if none is; written with the mutex
 
+	asking atomic.Int32 // functions of the program that are being asked
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
 
 	firstSource Source // the memory of the first of sources
@@ -135,10 +136,21 @@ type seldom struct {
 // rare returns what few units need. The caller holds u.mu.
 func (u *Unit) rare() *seldom {
 	use := u.use()
-	if use.seldom == nil {
-		use.seldom = new(seldom)
+	rare := use.seldom.Load()
+	if rare == nil {
+		rare = new(seldom)
+		use.seldom.Store(rare)
 	}
-	return use.seldom
+	return rare
+}
+
+// ifRare returns what few units need, nil where it was not needed so far.
+func (u *Unit) ifRare() *seldom {
+	use := u.used.Load()
+	if use == nil {
+		return nil
+	}
+	return use.seldom.Load()
 }
 
 // slot is a txn.Slot in the unit's list.
@@ -190,16 +202,13 @@ func (u *Unit) Join(who any) {
 }
 
 func (u *Unit) joined() []any {
-	use := u.used.Load()
-	if use == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil {
-		return nil
-	}
-	return use.seldom.joined
+	return rare.joined
 }
 
 // Fail makes the unit fail with err, unless it has failed already; nil does
@@ -248,17 +257,30 @@ func (u *Unit) Err() error {
 // result returns the first failure and, if it is another, the end of a transaction
 // about which nobody knows how it was.
 func (u *Unit) result() error {
-	err := u.Err()
-	use := u.used.Load()
-	if use == nil {
+	err, unknown := u.Err(), u.unknown()
+	if unknown == nil || isTxEnded(err) { // which calls methods of the program's error: not under the mutex
 		return err
+	}
+	return errors.Join(err, unknown)
+}
+
+// unknown returns the end of a transaction about which nobody knows how it was, nil
+// if there is none.
+func (u *Unit) unknown() error {
+	rare := u.ifRare()
+	if rare == nil {
+		return nil
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if use.seldom == nil || use.seldom.unknown == nil || errors.Is(err, txn.ErrTxEnded) {
-		return err
-	}
-	return errors.Join(err, use.seldom.unknown)
+	return rare.unknown
+}
+
+// isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
+// panic, as those of a typed nil often do, is not.
+func isTxEnded(err error) (is bool) {
+	defer func() { _ = recover() }()
+	return errors.Is(err, txn.ErrTxEnded)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or

@@ -19,6 +19,12 @@ type Base = Error
 // Wrapper is a type of a driver's package that merely embeds the error.
 type Wrapper struct{ *Base }
 
+// Net has a method of network errors, as the error of github.com/ncruces/go-sqlite3.
+type Net struct{ *Base }
+
+// Timeout reports whether the database was busy.
+func (n Net) Timeout() bool { return n.Num == 5 }
+
 // ErrNo is an error that is no struct and has no method Code.
 type ErrNo int
 

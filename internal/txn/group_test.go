@@ -1,0 +1,274 @@
+package txn
+
+import (
+	"context"
+	"slices"
+	"testing"
+)
+
+// whole begins a transaction of w in the group.
+func (w *world) whole(g *Group) *Savepoint {
+	w.t.Helper()
+	a := w.ask(ForStatement)
+	a.Group = g
+	must(w.Use(background, a))(w.t)
+	w.Done()
+	return g.Members()[0]
+}
+
+// A context is inside of a group, and of those around it, also through savepoints.
+func TestGroupContext(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	outer := NewGroup(background, nil)
+	inner, beside := NewGroup(background, outer), NewGroup(background, outer)
+	if inner.Outer() != outer || outer.Outer() != nil {
+		t.Error("Outer does not say what NewGroup was given")
+	}
+	inOuter := outer.Context(background)
+	saved := w.save(inOuter).Context(inOuter)
+	in := inner.Context(saved)
+	for i, row := range []struct {
+		ctx                  context.Context
+		outer, inner, beside bool
+	}{
+		{background, false, false, false},
+		{inOuter, true, false, false},
+		{saved, true, false, false},
+		{in, true, true, false},
+		{beside.Context(inOuter), true, false, true},
+	} {
+		if outer.Has(row.ctx) != row.outer || inner.Has(row.ctx) != row.inner || beside.Has(row.ctx) != row.beside {
+			t.Errorf("%d: got %v %v %v", i, outer.Has(row.ctx), inner.Has(row.ctx), beside.Has(row.ctx))
+		}
+	}
+	w.End(false)
+}
+
+// The members are savepoints and whole transactions, the last one first.
+func TestGroupMembers(t *testing.T) {
+	v, w, third := newWorld(t, plain), newWorld(t, plain), newWorld(t, plain)
+	v.begin()
+	g := NewGroup(background, nil)
+	if len(g.Members()) != 0 || g.member(&v.Slot) != nil {
+		t.Error("a new group has members")
+	}
+	a := v.save(background)
+	g.Add(a)
+	b := w.whole(g)
+	if got := g.Members(); !slices.Equal(got, []*Savepoint{b, a}) || !slices.Equal(g.Members(), got) {
+		t.Errorf("got %v", got)
+	}
+	if g.member(&v.Slot) != a || g.member(&w.Slot) != b || g.member(&third.Slot) != nil || (*Group)(nil).member(&v.Slot) != nil {
+		t.Error("the member of a slot is another")
+	}
+	if a.Slot() != &v.Slot || b.Slot() != &w.Slot || a.Whole() || !b.Whole() || !a.IsOpen() || !b.IsOpen() {
+		t.Errorf("whole %v %v, open %v %v", a.Whole(), b.Whole(), a.IsOpen(), b.IsOpen())
+	}
+	must(0, a.Release("k"))(t)
+	must(0, b.RollBack("k"))(t)
+	if a.IsOpen() || b.IsOpen() {
+		t.Error("they are open after their ends")
+	}
+	v.End(true)
+	v.d.Check(t, "BEGIN", save1, release1, "COMMIT")
+	w.d.Check(t, "BEGIN", "ROLLBACK")
+}
+
+// In a transaction that was begun in a group everything is done with a context of
+// that, of whatever slot the savepoints between are, and savepoints nest in it.
+func TestGroupWhole(t *testing.T) {
+	w := newWorld(t, plain)
+	g := NewGroup(background, nil)
+	in := g.Context(background)
+	sp := w.whole(g)
+	if _, err := w.use(background); word(err) != "other context" {
+		t.Errorf("with the context around: got %v", err)
+	}
+	must(w.use(in))(t)
+	inner := w.save(in)
+	if _, err := w.use(in); word(err) != "other context" {
+		t.Errorf("beside the savepoint inside: got %v", err)
+	}
+	if err := sp.RollBack("k"); word(err) != "not innermost" {
+		t.Errorf("around the savepoint inside: got %v", err)
+	}
+	must(w.use(inner.Context(in)))(t)
+	must(0, inner.Release("k"))(t)
+	must(0, sp.Release("k"))(t)
+	w.inState("open")
+	must(w.use(background))(t)
+	must(w.use(in))(t) // what it did belongs to what is around
+	w.End(true)
+	w.d.Check(t, "BEGIN", "SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", "COMMIT")
+}
+
+// A whole transaction that cannot be rolled back, or that was ended by others.
+func TestGroupWholeRollBackFaults(t *testing.T) {
+	for _, row := range []struct {
+		aborted bool
+		fault   func(context.Context) error
+		came    string
+		err     string
+		result  string
+	}{
+		{false, nil, "returned", "", "rolled back"},
+		{false, fails(errRefused), "returned", "", "rolled back"},
+		{false, fails(errNetwork), "returned", "", "rolled back, unheard"},
+		{false, fails(errNoTx), "returned", serverText, "ended, stored"},
+		{true, fails(errNoTx), "returned", "", "rolled back"},
+		{false, panics, "panicked", "", "unknown"},
+		{false, exits, "exited", "", "unknown"},
+	} {
+		w := newWorld(t, plain)
+		sp := w.whole(NewGroup(background, nil))
+		if row.aborted {
+			w.Note(background, w.tx, false, errFull)
+		}
+		if row.fault != nil {
+			w.at("ROLLBACK", row.fault)
+		}
+		var err error
+		came := called(func() { err = sp.RollBack("k") })
+		if got := describeResult(w.Last(), "returned"); came != row.came || errText(err) != row.err || got != row.result {
+			t.Errorf("it %s with %v, %s; want %s with %s, %s", came, err, got, row.came, row.err, row.result)
+		}
+		if sp.IsOpen() || !sp.Undone(&w.Slot) {
+			t.Error("it is open still, or its hooks are kept")
+		}
+		w.endedOnce(t)
+	}
+}
+
+// A whole transaction is rolled back with the context of its unit, whose end gives that up.
+func TestGroupWholeAborted(t *testing.T) {
+	w := newWorld(t, plain)
+	sp := w.whole(NewGroup(canceled, nil))
+	w.Note(background, w.tx, false, errFull)
+	err := sp.Release("k")
+	if errText(err) != wasAborted+"database or disk is full (13)" {
+		t.Errorf("got %v", err)
+	}
+	if sp.unit != canceled {
+		t.Error("its unit is another")
+	}
+	w.endedOnce(t)
+}
+
+// A whole transaction that stays belongs to the group around, or to none.
+func TestGroupMoveTo(t *testing.T) {
+	w := newWorld(t, plain)
+	outer := NewGroup(background, nil)
+	inner := NewGroup(background, outer)
+	inOuter := outer.Context(background)
+	in := inner.Context(inOuter)
+	sp := w.whole(inner)
+	saved := w.save(in)
+	if err := sp.MoveTo(outer); word(err) != "not innermost" {
+		t.Errorf("with a savepoint inside: got %v", err)
+	}
+	must(0, saved.Release("k"))(t)
+	must(0, sp.MoveTo(outer))(t)
+	if outer.member(&w.Slot) != sp || !sp.IsOpen() {
+		t.Error("it is not an open member of the group around")
+	}
+	must(w.use(inOuter))(t)
+	if _, err := w.use(background); word(err) != "other context" {
+		t.Errorf("with the context around both: got %v", err)
+	}
+	must(0, sp.MoveTo(nil))(t)
+	if sp.IsOpen() || w.InSavepoint() {
+		t.Error("it is open still")
+	}
+	must(w.use(background))(t)
+	w.inState("open")
+	w.Slot.Close()
+	if err := sp.MoveTo(nil); err != ErrFinished {
+		t.Errorf("after the end: got %v", err)
+	}
+	w.End(true)
+	w.d.Check(t, "BEGIN", "SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", "COMMIT")
+}
+
+// What was registered inside of a group is undone with it for every slot, also for
+// one that has none of its members, and with each group around.
+func TestGroupUndone(t *testing.T) {
+	w, other := newWorld(t, plain), newWorld(t, plain)
+	w.begin()
+	outer := NewGroup(background, nil)
+	inner := NewGroup(background, outer)
+	a := w.save(background)
+	outer.Add(a)
+	inOuter := outer.Context(background)
+	in := inner.Context(inOuter)
+	b := must(w.Save(in, background, nil, ""))(t)
+	inner.Add(b)
+	undone := func(ctx context.Context, want bool) {
+		t.Helper()
+		for _, s := range []*Slot{nil, &w.Slot, &other.Slot} {
+			if got := Inside(ctx).Undone(s); got != want {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		}
+	}
+	undone(in, false)
+	undone(inOuter, false)
+	inner.Undo()
+	must(0, b.RollBack("k"))(t)
+	undone(in, true)
+	undone(inOuter, false)
+	undone(background, false)
+	if _, err := w.use(in); word(err) != "other context" {
+		t.Errorf("with the context of what was undone: got %v", err)
+	}
+	must(w.use(inOuter))(t)
+	outer.Undo()
+	must(0, a.RollBack("k"))(t)
+	undone(inOuter, true)
+	undone(background, false)
+	w.End(true)
+	w.d.Check(t, "BEGIN", save1, "SAVEPOINT sqlreq_2", "ROLLBACK TO SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", rollbackTo1, release1, "COMMIT")
+}
+
+// The hooks of a savepoint in one slot do not go with a savepoint of another slot in the same group.
+func TestGroupUndoneByItsMember(t *testing.T) {
+	v, w := newWorld(t, plain), newWorld(t, plain)
+	v.begin()
+	w.begin()
+	g := NewGroup(background, nil)
+	a, b := v.save(background), w.save(background)
+	g.Add(a)
+	g.Add(b)
+	inside := Inside(g.Context(background))
+	must(0, b.Release("k"))(t)
+	must(0, a.RollBack("k"))(t)
+	if !inside.Undone(&v.Slot) || inside.Undone(&w.Slot) {
+		t.Errorf("got %v, %v", inside.Undone(&v.Slot), inside.Undone(&w.Slot))
+	}
+	v.End(true)
+	w.End(true)
+}
+
+// A transaction that was refused is no member of the group that it was begun in.
+func TestGroupBeginFails(t *testing.T) {
+	w := newWorld(t, guarded)
+	g := NewGroup(background, nil)
+	a := w.ask(ForStatement)
+	a.Group = g
+	w.at(saveGuard, fails(errPlain))
+	if _, err := w.Use(background, a); err == nil || len(g.Members()) != 0 {
+		t.Errorf("got %v, %d members", err, len(g.Members()))
+	}
+	w.inState("idle")
+}
+
+// Save with no key names the one that began.
+func TestSlotSaveNamesTheKey(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	w.at(save1, fails(errPlain))
+	if _, err := w.Save(background, background, nil, ""); errText(err) != saveFailed+"plain" {
+		t.Errorf("got %v", err)
+	}
+	w.End(true)
+}
