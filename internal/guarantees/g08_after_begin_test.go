@@ -453,7 +453,7 @@ func TestG8AfterBeginUsesItsOwnKey(t *testing.T) {
 					_, err := mainKey.ExecContext(ctx, "WORK")
 					return err
 				}).ok(t)
-				refused(t, name, got, `the AfterBegin of key "main" uses what it is asked for`)
+				refused(t, name, got, `the AfterBegin of key "main" uses the key`)
 				f.Check(t, "BEGIN", "WORK", "COMMIT")
 			})
 		}
@@ -535,7 +535,7 @@ func TestG8AfterBeginCircles(t *testing.T) {
 		},
 		"TxOptions of another key": func(b []sqlreq.Binding) {
 			b[1].TxOptions = func(ctx context.Context, _ *http.Request) *sql.TxOptions {
-				refused(t, "TxOptions", use("a")(ctx, nil, nil), "uses what it is asked for")
+				refused(t, "TxOptions", use("a")(ctx, nil, nil), "would wait for itself")
 				return nil
 			}
 		},
@@ -659,6 +659,12 @@ func TestG8AfterBeginEndsTheTransaction(t *testing.T) {
 					if fails == nil && name != "Commit" {
 						if u.err == nil { // COMMIT itself finds it out
 							t.Error("the unit has succeeded")
+						}
+						return
+					}
+					if name != "Commit" { // the server says that there is none: nobody was given it
+						if told.Events() != "main RolledBack 1, main RolledBack 2, main RolledBack 3" {
+							t.Errorf("got %s", told.Events())
 						}
 						return
 					}
