@@ -535,7 +535,7 @@ func TestG8AfterBeginCircles(t *testing.T) {
 		},
 		"TxOptions of another key": func(b []sqlreq.Binding) {
 			b[1].TxOptions = func(ctx context.Context, _ *http.Request) *sql.TxOptions {
-				refused(t, "TxOptions", use("a")(ctx, nil, nil), "would wait for itself")
+				refused(t, "TxOptions", use("a")(ctx, nil, nil), "uses the key")
 				return nil
 			}
 		},

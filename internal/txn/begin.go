@@ -47,6 +47,7 @@ type Ask struct {
 
 	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
 	Refused   *Result // set by Use, also if a driver does not return: of a transaction that was begun and ended at once
+	ran       bool    // AfterBegin was called: it may have done anything in the transaction
 }
 
 // Groups tells the innermost Group that a new transaction is begun in, as a whole;
@@ -219,6 +220,7 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed
 	}
+	a.ran = true
 	return begun, a.AfterBegin(ctx, begun)
 }
 
@@ -288,7 +290,7 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 		refused.Err = context.Canceled // package unit replaces it by the error of the context that has ended
 	}
 	if tx != nil {
-		s.end(&ending{unit: a.Unit, refused: true, late: closed || !inTime, cause: err})
+		s.end(&ending{unit: a.Unit, refused: !a.ran, late: closed || !inTime, cause: err})
 		r := s.Result()
 		refused.Result, a.Refused = &r, &r
 	}
