@@ -242,7 +242,7 @@ func TestG8AfterBeginError(t *testing.T) {
 					_, err := sqlreq.Tx(ctx)
 					return err
 				}).ok(t)
-				f.Check(t, "BEGIN", "SAVEPOINT sqlreq_guard", "ROLLBACK", "BEGIN", "SAVEPOINT sqlreq_guard", "RELEASE SAVEPOINT sqlreq_guard", "COMMIT")
+				f.Check(t, "BEGIN", "SAVEPOINT sqlreq_guard", "ROLLBACK TO SAVEPOINT sqlreq_guard", "ROLLBACK", "BEGIN", "SAVEPOINT sqlreq_guard", "RELEASE SAVEPOINT sqlreq_guard", "COMMIT")
 				if got := told.String(); got != "main RolledBack 1, before, main Committed 1, commit" {
 					t.Errorf("got %s", got)
 				}
@@ -659,12 +659,6 @@ func TestG8AfterBeginEndsTheTransaction(t *testing.T) {
 					if fails == nil && name != "Commit" {
 						if u.err == nil { // COMMIT itself finds it out
 							t.Error("the unit has succeeded")
-						}
-						return
-					}
-					if name != "Commit" { // the server says that there is none: nobody was given it
-						if told.Events() != "main RolledBack 1, main RolledBack 2, main RolledBack 3" {
-							t.Errorf("got %s", told.Events())
 						}
 						return
 					}
