@@ -19,67 +19,67 @@ import (
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 )
 
+// refusedUses fails the test if a use with ctx, which is not that of the innermost
+// Atomic, is not refused.
+func refusedUses(t testing.TB, ctx context.Context, reg *sqlreq.Registry) {
+	t.Helper()
+	uses := sqlreqtest.Uses()
+	uses["Atomic"] = func(ctx context.Context) error {
+		return reg.Atomic(ctx, func(context.Context) error { return nil })
+	}
+	uses["another key"] = func(ctx context.Context) error { _, err := sqlreq.Key("other").Tx(ctx); return err }
+	for name, use := range uses {
+		refused(t, name, use(ctx), "an Atomic is open, and this context is not that of the innermost one")
+	}
+}
+
+// refusedEnds fails the test if an end of what is open is not refused.
+func refusedEnds(t testing.TB, ctx context.Context, w http.ResponseWriter) {
+	t.Helper()
+	for _, k := range []sqlreq.Key{mainKey, "other"} {
+		if !k.Begun(ctx) {
+			continue
+		}
+		for what, err := range ends(ctx, k) {
+			refused(t, what+" of "+string(k), err, "inside of a")
+		}
+	}
+	if _, _, err := http.NewResponseController(w).Hijack(); err == nil || errors.Is(err, sqlreqtest.ErrTest) {
+		t.Errorf("Hijack: got %v", err)
+	}
+}
+
 // While one is open every other context of the unit is refused, and no context
 // ends a transaction.
 func TestG4AtomicOtherContexts(t *testing.T) {
-	const innermost = "an Atomic is open, and this context is not that of the innermost one"
 	for _, used := range []bool{false, true} {
 		t.Run(fmt.Sprint("open: ", used), func(t *testing.T) {
 			db, otherDB := sqlreqtest.OpenDB(t), sqlreqtest.OpenDB(t)
 			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "other", DB: otherDB})
-			uses := sqlreqtest.Uses()
-			uses["Atomic"] = func(ctx context.Context) error {
-				return reg.Atomic(ctx, func(context.Context) error { return nil })
-			}
-			uses["another key"] = func(ctx context.Context) error { _, err := sqlreq.Key("other").Tx(ctx); return err }
-			refuse := func(ctx context.Context) {
-				t.Helper()
-				for name, use := range uses {
-					refused(t, name, use(ctx), innermost)
-				}
-			}
-			var w http.ResponseWriter
-			noEnd := func(ctx context.Context) {
-				t.Helper()
-				for _, k := range []sqlreq.Key{mainKey, "other"} {
-					if !k.Begun(ctx) {
-						continue
-					}
-					for what, err := range ends(ctx, k) {
-						if err == nil {
-							t.Errorf("%s has succeeded", what)
-						}
-					}
-				}
-				if _, _, err := http.NewResponseController(w).Hijack(); err == nil || errors.Is(err, sqlreqtest.ErrTest) {
-					t.Errorf("Hijack: got %v", err)
-				}
-			}
 			rec := httptest.NewRecorder()
-			reg.Middleware(sqlreq.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) error {
-				w = rw
+			reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 				ctx := r.Context()
 				if used {
 					sqlreqtest.Note(t, ctx, mainKey, "1")
 				}
 				inAtomic(t, ctx, reg, nil, func(one context.Context) error {
-					refuse(ctx)
-					noEnd(ctx)
-					noEnd(one)
+					refusedUses(t, ctx, reg)
+					refusedEnds(t, ctx, w)
+					refusedEnds(t, one, w)
 					sqlreqtest.Note(t, one, mainKey, "2")
 					inAtomic(t, one, reg, nil, func(two context.Context) error {
-						refuse(ctx)
-						refuse(one)
-						noEnd(two)
+						refusedUses(t, ctx, reg)
+						refusedUses(t, one, reg)
+						refusedEnds(t, two, w)
 						sqlreqtest.Note(t, two, "other", "3")
-						noEnd(two)
+						refusedEnds(t, two, w)
 						// These are not refused.
 						if _, err := sqlreq.DB(ctx); err != nil || !sqlreq.Begun(ctx) {
 							t.Errorf("DB: %v, Begun: %t", err, sqlreq.Begun(ctx))
 						}
 						return sqlreq.AfterCommit(ctx, func(context.Context) {})
 					})
-					refuse(ctx)
+					refusedUses(t, ctx, reg)
 					sqlreqtest.Note(t, one, "other", "4")
 					return nil
 				})
@@ -353,6 +353,62 @@ func TestG4AtomicContextAfterwards(t *testing.T) {
 				t.Errorf("BeforeCommit: got %v", err)
 			}
 			return nil
+		}).ok(t)
+		j.Take()
+		j.Check(t)
+	}
+}
+
+// watched is a context that tells when it is asked for a value.
+type watched struct {
+	context.Context
+	onValue func(key any)
+}
+
+func (w watched) Value(key any) any {
+	w.onValue(key)
+	return w.Context.Value(key)
+}
+
+// One that is entered while another goroutine enters one is refused, whenever that
+// comes: here at each moment at which its context is asked for something.
+func TestG4AtomicEnteredBesideAnother(t *testing.T) {
+	for moment := 1; moment <= 8; moment++ {
+		j, bindings := newJournal(t, "a")
+		reg := sqlreqtest.NewRegistry(t, bindings...)
+		asRequest(reg, func(ctx context.Context) error {
+			inAtomic(t, ctx, reg, nil, func(in context.Context) error {
+				goOn, over, asked, entered := make(chan bool), make(chan error, 1), 0, false
+				other := func() {
+					inside := make(chan bool)
+					go func() {
+						over <- reg.Atomic(in, func(ctx context.Context) error {
+							close(inside)
+							<-goOn
+							return exec(t, nil, "OTHER", "a")(ctx)
+						})
+					}()
+					select {
+					case <-inside:
+						entered = true
+					case err := <-over: // this one is inside already
+						refused(t, "the other", err, "innermost")
+					}
+				}
+				at := watched{in, func(any) {
+					if asked++; asked == moment {
+						other()
+					}
+				}}
+				err := reg.Atomic(at, func(context.Context) error { return nil })
+				if !entered {
+					return err
+				}
+				refused(t, "Atomic", err, "innermost")
+				close(goOn)
+				return <-over
+			})
+			return exec(t, nil, "AFTER", "a")(ctx)
 		}).ok(t)
 		j.Take()
 		j.Check(t)

@@ -10,7 +10,7 @@ import (
 func (w *world) whole(g *Group) *Savepoint {
 	w.t.Helper()
 	a := w.ask(ForStatement)
-	a.Group = g
+	a.Groups = inGroup{g}
 	must(w.Use(background, a))(w.t)
 	w.Done()
 	return g.Members()[0]
@@ -20,8 +20,8 @@ func (w *world) whole(g *Group) *Savepoint {
 func TestGroupContext(t *testing.T) {
 	w := newWorld(t, plain)
 	w.begin()
-	outer := NewGroup(background, nil)
-	inner, beside := NewGroup(background, outer), NewGroup(background, outer)
+	outer := NewGroup(unitOfTest, background, nil)
+	inner, beside := NewGroup(unitOfTest, background, outer), NewGroup(unitOfTest, background, outer)
 	if inner.Outer() != outer || outer.Outer() != nil {
 		t.Error("Outer does not say what NewGroup was given")
 	}
@@ -49,7 +49,7 @@ func TestGroupContext(t *testing.T) {
 func TestGroupMembers(t *testing.T) {
 	v, w, third := newWorld(t, plain), newWorld(t, plain), newWorld(t, plain)
 	v.begin()
-	g := NewGroup(background, nil)
+	g := NewGroup(unitOfTest, background, nil)
 	if len(g.Members()) != 0 || g.member(&v.Slot) != nil {
 		t.Error("a new group has members")
 	}
@@ -79,7 +79,7 @@ func TestGroupMembers(t *testing.T) {
 // that, of whatever slot the savepoints between are, and savepoints nest in it.
 func TestGroupWhole(t *testing.T) {
 	w := newWorld(t, plain)
-	g := NewGroup(background, nil)
+	g := NewGroup(unitOfTest, background, nil)
 	in := g.Context(background)
 	sp := w.whole(g)
 	if _, err := w.use(background); word(err) != "other context" {
@@ -121,7 +121,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 		{false, exits, "exited", "", "unknown"},
 	} {
 		w := newWorld(t, plain)
-		sp := w.whole(NewGroup(background, nil))
+		sp := w.whole(NewGroup(unitOfTest, background, nil))
 		if row.aborted {
 			w.Note(background, w.tx, false, errFull)
 		}
@@ -133,7 +133,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 		if got := describeResult(w.Last(), "returned"); came != row.came || errText(err) != row.err || got != row.result {
 			t.Errorf("it %s with %v, %s; want %s with %s, %s", came, err, got, row.came, row.err, row.result)
 		}
-		if sp.IsOpen() || !sp.Undone(&w.Slot) {
+		if sp.IsOpen() || !sp.Undone(unitOfTest, &w.Slot) {
 			t.Error("it is open still, or its hooks are kept")
 		}
 		w.endedOnce(t)
@@ -143,7 +143,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 // A whole transaction is rolled back with the context of its unit, whose end gives that up.
 func TestGroupWholeAborted(t *testing.T) {
 	w := newWorld(t, plain)
-	sp := w.whole(NewGroup(canceled, nil))
+	sp := w.whole(NewGroup(unitOfTest, canceled, nil))
 	w.Note(background, w.tx, false, errFull)
 	err := sp.Release("k")
 	if errText(err) != wasAborted+"database or disk is full (13)" {
@@ -158,8 +158,8 @@ func TestGroupWholeAborted(t *testing.T) {
 // A whole transaction that stays belongs to the group around, or to none.
 func TestGroupMoveTo(t *testing.T) {
 	w := newWorld(t, plain)
-	outer := NewGroup(background, nil)
-	inner := NewGroup(background, outer)
+	outer := NewGroup(unitOfTest, background, nil)
+	inner := NewGroup(unitOfTest, background, outer)
 	inOuter := outer.Context(background)
 	in := inner.Context(inOuter)
 	sp := w.whole(inner)
@@ -195,8 +195,8 @@ func TestGroupMoveTo(t *testing.T) {
 func TestGroupUndone(t *testing.T) {
 	w, other := newWorld(t, plain), newWorld(t, plain)
 	w.begin()
-	outer := NewGroup(background, nil)
-	inner := NewGroup(background, outer)
+	outer := NewGroup(unitOfTest, background, nil)
+	inner := NewGroup(unitOfTest, background, outer)
 	a := w.save(background)
 	outer.Add(a)
 	inOuter := outer.Context(background)
@@ -206,7 +206,7 @@ func TestGroupUndone(t *testing.T) {
 	undone := func(ctx context.Context, want bool) {
 		t.Helper()
 		for _, s := range []*Slot{nil, &w.Slot, &other.Slot} {
-			if got := Inside(ctx).Undone(s); got != want {
+			if got := Inside(ctx).Undone(unitOfTest, s); got != want {
 				t.Errorf("got %v, want %v", got, want)
 			}
 		}
@@ -235,15 +235,15 @@ func TestGroupUndoneByItsMember(t *testing.T) {
 	v, w := newWorld(t, plain), newWorld(t, plain)
 	v.begin()
 	w.begin()
-	g := NewGroup(background, nil)
+	g := NewGroup(unitOfTest, background, nil)
 	a, b := v.save(background), w.save(background)
 	g.Add(a)
 	g.Add(b)
 	inside := Inside(g.Context(background))
 	must(0, b.Release("k"))(t)
 	must(0, a.RollBack("k"))(t)
-	if !inside.Undone(&v.Slot) || inside.Undone(&w.Slot) {
-		t.Errorf("got %v, %v", inside.Undone(&v.Slot), inside.Undone(&w.Slot))
+	if !inside.Undone(unitOfTest, &v.Slot) || inside.Undone(unitOfTest, &w.Slot) {
+		t.Errorf("got %v, %v", inside.Undone(unitOfTest, &v.Slot), inside.Undone(unitOfTest, &w.Slot))
 	}
 	v.End(true)
 	w.End(true)
@@ -252,9 +252,9 @@ func TestGroupUndoneByItsMember(t *testing.T) {
 // A transaction that was refused is no member of the group that it was begun in.
 func TestGroupBeginFails(t *testing.T) {
 	w := newWorld(t, guarded)
-	g := NewGroup(background, nil)
+	g := NewGroup(unitOfTest, background, nil)
 	a := w.ask(ForStatement)
-	a.Group = g
+	a.Groups = inGroup{g}
 	w.at(saveGuard, fails(errPlain))
 	if _, err := w.Use(background, a); err == nil || len(g.Members()) != 0 {
 		t.Errorf("got %v, %d members", err, len(g.Members()))
@@ -272,3 +272,11 @@ func TestSlotSaveNamesTheKey(t *testing.T) {
 	}
 	w.End(true)
 }
+
+// unitOfTest is the owner of the groups here.
+const unitOfTest = "unit"
+
+// inGroup is for Ask.Groups: every transaction is begun in the group.
+type inGroup struct{ g *Group }
+
+func (i inGroup) GroupFor(context.Context, Opener) (*Group, error) { return i.g, nil }

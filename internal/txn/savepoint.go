@@ -227,6 +227,10 @@ func (sp *Savepoint) Release(key string) error {
 	if err := sp.abortedError(key); err != nil {
 		return errors.Join(err, sp.rollBack(key))
 	}
+	if sp.bottom {
+		sp.end(savepointReleased)
+		return nil
+	}
 	if outcome, err := sp.send(sentRelease); outcome != Committed {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))
 	}

@@ -199,7 +199,11 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 func (u *Unit) release(at context.Context, g *txn.Group) error {
 	g.Close()
 	for _, sp := range g.Members() {
-		if err := sp.MayRelease(nameOf(sp)); err != nil {
+		err := sp.MayRelease(nameOf(sp))
+		if err == txn.ErrFinished {
+			return err // the unit has ended what was begun
+		}
+		if err != nil {
 			return joinIf(err, u.undo(g))
 		}
 	}

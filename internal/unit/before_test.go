@@ -108,9 +108,9 @@ func TestUnitBeforeFails(t *testing.T) {
 		{"Finish", failsTheUnit, "returned", "plain", "plain", rolledBack},
 		{"Commit", failsTheUnit, "returned", `sqlreq: commit on key "a" refused: plain`, "plain", "a: BEGIN; first"},
 		{"Hijack", failsTheUnit, "returned", "plain", "plain", "a: BEGIN; first"},
-		{"Finish", does(panics), "panicked", "", "", "a: BEGIN; first"},
-		{"Commit", does(panics), "panicked", "", "", "a: BEGIN; first"},
-		{"Hijack", does(exits), "exited", "", "", "a: BEGIN; first"},
+		{"Finish", does(panics), "panicked", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
+		{"Commit", does(panics), "panicked", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
+		{"Hijack", does(exits), "exited", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
 	} {
 		w := newWorld(t)
 		a := w.bind("a")
@@ -220,15 +220,15 @@ func TestUnitBeforeRegisteredLate(t *testing.T) {
 				got := make(chan error, 1)
 				go func() { got <- ends[end](w, a) }()
 				synctest.Wait()
-				w.check("a: BEGIN; early")
+				w.check("a: BEGIN")
 				w.before(background, a, "late", fails(fn))
 				o.Done()
 				if err := <-got; !errors.Is(err, fn) {
 					t.Errorf("%s: got %v", end, err)
 				}
-				want := "late; a: COMMIT; a was committed"
+				want := "early; late; a: COMMIT; a was committed"
 				if fn != nil {
-					want = "late"
+					want = "early; late"
 				}
 				w.check(want)
 				w.Abandon()
