@@ -6,11 +6,19 @@ import (
 	"testing"
 )
 
+// inGroup are Groups of which that is the innermost one.
+type inGroup struct {
+	group *Group
+	err   error
+}
+
+func (g inGroup) GroupFor(context.Context, Opener) (*Group, error) { return g.group, g.err }
+
 // whole begins a transaction of w in the group.
 func (w *world) whole(g *Group) *Savepoint {
 	w.t.Helper()
 	a := w.ask(ForStatement)
-	a.Group = g
+	a.Groups = inGroup{g, nil}
 	must(w.Use(background, a))(w.t)
 	w.Done()
 	return g.Members()[0]
@@ -20,8 +28,8 @@ func (w *world) whole(g *Group) *Savepoint {
 func TestGroupContext(t *testing.T) {
 	w := newWorld(t, plain)
 	w.begin()
-	outer := NewGroup(background, nil)
-	inner, beside := NewGroup(background, outer), NewGroup(background, outer)
+	outer := NewGroup(nil, background, nil)
+	inner, beside := NewGroup(nil, background, outer), NewGroup(nil, background, outer)
 	if inner.Outer() != outer || outer.Outer() != nil {
 		t.Error("Outer does not say what NewGroup was given")
 	}
@@ -49,7 +57,7 @@ func TestGroupContext(t *testing.T) {
 func TestGroupMembers(t *testing.T) {
 	v, w, third := newWorld(t, plain), newWorld(t, plain), newWorld(t, plain)
 	v.begin()
-	g := NewGroup(background, nil)
+	g := NewGroup(nil, background, nil)
 	if len(g.Members()) != 0 || g.member(&v.Slot) != nil {
 		t.Error("a new group has members")
 	}
@@ -79,7 +87,7 @@ func TestGroupMembers(t *testing.T) {
 // that, of whatever slot the savepoints between are, and savepoints nest in it.
 func TestGroupWhole(t *testing.T) {
 	w := newWorld(t, plain)
-	g := NewGroup(background, nil)
+	g := NewGroup(nil, background, nil)
 	in := g.Context(background)
 	sp := w.whole(g)
 	if _, err := w.use(background); word(err) != "other context" {
@@ -121,7 +129,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 		{false, exits, "exited", "", "unknown"},
 	} {
 		w := newWorld(t, plain)
-		sp := w.whole(NewGroup(background, nil))
+		sp := w.whole(NewGroup(nil, background, nil))
 		if row.aborted {
 			w.Note(background, w.tx, false, errFull)
 		}
@@ -133,7 +141,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 		if got := describeResult(w.Last(), "returned"); came != row.came || errText(err) != row.err || got != row.result {
 			t.Errorf("it %s with %v, %s; want %s with %s, %s", came, err, got, row.came, row.err, row.result)
 		}
-		if sp.IsOpen() || !sp.Undone(&w.Slot) {
+		if sp.IsOpen() || !sp.Undone(nil, &w.Slot) {
 			t.Error("it is open still, or its hooks are kept")
 		}
 		w.endedOnce(t)
@@ -143,7 +151,7 @@ func TestGroupWholeRollBackFaults(t *testing.T) {
 // A whole transaction is rolled back with the context of its unit, whose end gives that up.
 func TestGroupWholeAborted(t *testing.T) {
 	w := newWorld(t, plain)
-	sp := w.whole(NewGroup(canceled, nil))
+	sp := w.whole(NewGroup(nil, canceled, nil))
 	w.Note(background, w.tx, false, errFull)
 	err := sp.Release("k")
 	if errText(err) != wasAborted+"database or disk is full (13)" {
@@ -158,8 +166,8 @@ func TestGroupWholeAborted(t *testing.T) {
 // A whole transaction that stays belongs to the group around, or to none.
 func TestGroupMoveTo(t *testing.T) {
 	w := newWorld(t, plain)
-	outer := NewGroup(background, nil)
-	inner := NewGroup(background, outer)
+	outer := NewGroup(nil, background, nil)
+	inner := NewGroup(nil, background, outer)
 	inOuter := outer.Context(background)
 	in := inner.Context(inOuter)
 	sp := w.whole(inner)
@@ -195,8 +203,8 @@ func TestGroupMoveTo(t *testing.T) {
 func TestGroupUndone(t *testing.T) {
 	w, other := newWorld(t, plain), newWorld(t, plain)
 	w.begin()
-	outer := NewGroup(background, nil)
-	inner := NewGroup(background, outer)
+	outer := NewGroup(nil, background, nil)
+	inner := NewGroup(nil, background, outer)
 	a := w.save(background)
 	outer.Add(a)
 	inOuter := outer.Context(background)
@@ -206,7 +214,7 @@ func TestGroupUndone(t *testing.T) {
 	undone := func(ctx context.Context, want bool) {
 		t.Helper()
 		for _, s := range []*Slot{nil, &w.Slot, &other.Slot} {
-			if got := Inside(ctx).Undone(s); got != want {
+			if got := Inside(ctx).Undone(nil, s); got != want {
 				t.Errorf("got %v, want %v", got, want)
 			}
 		}
@@ -235,15 +243,15 @@ func TestGroupUndoneByItsMember(t *testing.T) {
 	v, w := newWorld(t, plain), newWorld(t, plain)
 	v.begin()
 	w.begin()
-	g := NewGroup(background, nil)
+	g := NewGroup(nil, background, nil)
 	a, b := v.save(background), w.save(background)
 	g.Add(a)
 	g.Add(b)
 	inside := Inside(g.Context(background))
 	must(0, b.Release("k"))(t)
 	must(0, a.RollBack("k"))(t)
-	if !inside.Undone(&v.Slot) || inside.Undone(&w.Slot) {
-		t.Errorf("got %v, %v", inside.Undone(&v.Slot), inside.Undone(&w.Slot))
+	if !inside.Undone(nil, &v.Slot) || inside.Undone(nil, &w.Slot) {
+		t.Errorf("got %v, %v", inside.Undone(nil, &v.Slot), inside.Undone(nil, &w.Slot))
 	}
 	v.End(true)
 	w.End(true)
@@ -252,14 +260,122 @@ func TestGroupUndoneByItsMember(t *testing.T) {
 // A transaction that was refused is no member of the group that it was begun in.
 func TestGroupBeginFails(t *testing.T) {
 	w := newWorld(t, guarded)
-	g := NewGroup(background, nil)
+	g := NewGroup(nil, background, nil)
 	a := w.ask(ForStatement)
-	a.Group = g
+	a.Groups = inGroup{g, nil}
 	w.at(saveGuard, fails(errPlain))
 	if _, err := w.Use(background, a); err == nil || len(g.Members()) != 0 {
 		t.Errorf("got %v, %d members", err, len(g.Members()))
 	}
 	w.inState("idle")
+}
+
+// A context that is not inside of the innermost group begins nothing.
+func TestGroupRefusesABegin(t *testing.T) {
+	w := newWorld(t, plain)
+	a := w.ask(ForStatement)
+	a.Groups = inGroup{nil, errPlain}
+	if _, err := w.Use(background, a); err != errPlain {
+		t.Errorf("got %v", err)
+	}
+	w.inState("idle")
+	w.d.Check(t)
+}
+
+// What is added to a group that is about to end belongs to the one around it that
+// is not, and to none if there is none.
+func TestGroupClosed(t *testing.T) {
+	outer := NewGroup(nil, background, nil)
+	middle := NewGroup(nil, background, outer)
+	inner := NewGroup(nil, background, middle)
+	inner.Close()
+	middle.Close()
+	w := newWorld(t, plain)
+	a := w.ask(ForStatement)
+	a.Groups = inGroup{inner, nil}
+	must(w.Use(background, a))(t)
+	w.Done()
+	if len(inner.Members()) != 0 || len(middle.Members()) != 0 || len(outer.Members()) != 1 || !w.InSavepoint() {
+		t.Errorf("got %d, %d, %d members", len(inner.Members()), len(middle.Members()), len(outer.Members()))
+	}
+	w.End(false)
+
+	outer.Close()
+	a = w.ask(ForStatement)
+	a.Groups = inGroup{inner, nil}
+	must(w.Use(background, a))(t)
+	w.Done()
+	if len(outer.Members()) != 1 || w.InSavepoint() {
+		t.Error("it is in a group that has ended")
+	}
+	if inner.Add(nil) {
+		t.Error("Add says that there is one that is not closed")
+	}
+	w.End(true)
+	w.d.Check(t, "BEGIN", "ROLLBACK", "BEGIN", "COMMIT")
+}
+
+// A group that is left before one inside of it ends with that one.
+func TestGroupLeave(t *testing.T) {
+	outer := NewGroup(nil, background, nil)
+	middle := NewGroup(nil, background, outer)
+	inner := NewGroup(nil, background, middle)
+	if got := middle.Leave(); got != outer {
+		t.Error("the innermost one that is left is not the outer one")
+	}
+	if got := inner.Leave(); got != outer {
+		t.Error("the middle one has not ended")
+	}
+	if outer.Leave() != nil {
+		t.Error("one is left")
+	}
+}
+
+// A group undoes what its own unit registered inside of it. Of another, that was
+// started inside of it, it is none of the business.
+func TestGroupUndoneOfItsOwner(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	unit, another := new(int), new(int)
+	g := NewGroup(unit, background, nil)
+	sp := w.save(background)
+	g.Add(sp)
+	inside := Inside(g.Context(background))
+	g.Undo()
+	for _, s := range []*Slot{nil, &w.Slot} {
+		if !inside.Undone(unit, s) || inside.Undone(another, s) {
+			t.Errorf("got %v, %v", inside.Undone(unit, s), inside.Undone(another, s))
+		}
+	}
+	must(0, sp.RollBack("k"))(t)
+	if !inside.Undone(another, &w.Slot) {
+		t.Error("the slot's savepoint was rolled back")
+	}
+	w.End(true)
+}
+
+// MayRelease tells what is known against it, and says nothing to the driver.
+func TestSlotMayRelease(t *testing.T) {
+	w := newWorld(t, plain)
+	w.begin()
+	sp := w.save(background)
+	inner := w.save(sp.Context(background))
+	must(0, inner.MayRelease("k"))(t)
+	if err := sp.MayRelease("k"); word(err) != "not innermost" {
+		t.Errorf("around another: got %v", err)
+	}
+	must(0, inner.Release("k"))(t)
+	must(0, sp.MayRelease("k"))(t)
+	w.Note(background, w.tx, false, errFull)
+	if err := sp.MayRelease("k"); errText(err) != wasAborted+"database or disk is full (13)" || !sp.IsOpen() {
+		t.Errorf("aborted: got %v", err)
+	}
+	w.Slot.Close()
+	if err := sp.MayRelease("k"); err != ErrFinished {
+		t.Errorf("after the end: got %v", err)
+	}
+	w.End(true)
+	w.d.Check(t, "BEGIN", save1, "SAVEPOINT sqlreq_2", "RELEASE SAVEPOINT sqlreq_2", "ROLLBACK")
 }
 
 // Save with no key names the one that began.

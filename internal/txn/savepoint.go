@@ -121,9 +121,6 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		key = s.by.Name()
 	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
-	if isOpen && key == "" {
-		key = s.by.Name()
-	}
 	switch aborted := s.abortedBy(); {
 	case !isOpen:
 		return nil, nil
@@ -226,6 +223,10 @@ func (sp *Savepoint) Release(key string) error {
 	}
 	if err := sp.abortedError(key); err != nil {
 		return errors.Join(err, sp.rollBack(key))
+	}
+	if sp.bottom {
+		sp.end(savepointReleased)
+		return nil
 	}
 	if outcome, err := sp.send(sentRelease); outcome != Committed {
 		return errors.Join(fmt.Errorf("sqlreq: release of a savepoint on key %q (close open rows first): %w", key, err), sp.rollBack(key))

@@ -90,7 +90,7 @@ func (c savepointCell) run(t *testing.T) {
 		t.Errorf("the driver was asked %q, want %q", got, c.asked)
 	}
 	w.inState(c.after)
-	if got := sp.Undone(&w.Slot); got != c.undone {
+	if got := sp.Undone(nil, &w.Slot); got != c.undone {
 		t.Errorf("undone %v, want %v", got, c.undone)
 	}
 	if came == "returned" {
@@ -295,14 +295,14 @@ func TestSlotUndone(t *testing.T) {
 	inner := w.save(foreign.Context(outer.Context(background)))
 	undone := func(sp *Savepoint, of *world, want bool) {
 		t.Helper()
-		if got := sp.Undone(&of.Slot); got != want {
+		if got := sp.Undone(nil, &of.Slot); got != want {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	}
 	for _, sp := range []*Savepoint{nil, outer, foreign, inner} {
 		undone(sp, w, false)
 		undone(sp, other, false)
-		if sp.Undone(nil) {
+		if sp.Undone(nil, nil) {
 			t.Error("undone for no slot")
 		}
 	}

@@ -41,9 +41,9 @@ func reach(t *testing.T, k kind, state string) *stateTest {
 			s.sp = s.save(background)
 			s.in = s.sp.Context(background)
 		case "whole":
-			g := NewGroup(background, nil)
+			g := NewGroup(nil, background, nil)
 			a := s.ask(ForStatement)
-			a.Group = g
+			a.Groups = inGroup{g, nil}
 			s.tx = must(s.Use(background, a))(t)
 			s.Done()
 			s.sp, s.in = g.Members()[0], g.Context(background)

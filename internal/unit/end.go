@@ -65,7 +65,6 @@ func (u *Unit) endUnused() bool {
 // startEnding reports whether there is anything to end. again is true if it is to be
 // committed, and a BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
-	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
