@@ -179,13 +179,6 @@ func (u *Unit) has(db *sql.DB) bool {
 	return false
 }
 
-// observeRefused tells of a transaction that was begun and ended at once.
-func (u *Unit) observeRefused(a *txn.Ask) {
-	if a.Refused != nil {
-		u.observe(*a.Refused)
-	}
-}
-
 // nestOf returns the turn in the savepoint that a unit around this one has open
 // in the test's transaction tx, nil if none has: a Do in a request nests there.
 func (u *Unit) nestOf(tx *sql.Tx) *txn.Nest {
