@@ -521,7 +521,7 @@ func TestG4AtomicInAfterBegin(t *testing.T) {
 	j, bindings := newJournal(t, "a", "b")
 	var reg *sqlreq.Registry
 	bindings[0].AfterBegin = func(ctx context.Context, _ *http.Request, _ *sql.Tx) error {
-		refused(t, "Atomic", reg.Atomic(ctx, func(context.Context) error { t.Error("fn runs"); return nil }), "uses what it is asked for")
+		refused(t, "Atomic", reg.Atomic(ctx, func(context.Context) error { t.Error("fn runs"); return nil }), `uses the key "a" and would wait for itself`)
 		return nil
 	}
 	reg = sqlreqtest.NewRegistry(t, bindings...)

@@ -453,7 +453,7 @@ func TestG8AfterBeginUsesItsOwnKey(t *testing.T) {
 					_, err := mainKey.ExecContext(ctx, "WORK")
 					return err
 				}).ok(t)
-				refused(t, name, got, `the AfterBegin of key "main" uses what it is asked for`)
+				refused(t, name, got, `the AfterBegin of key "main" uses the key "main" and would wait for itself`)
 				f.Check(t, "BEGIN", "WORK", "COMMIT")
 			})
 		}
@@ -535,7 +535,7 @@ func TestG8AfterBeginCircles(t *testing.T) {
 		},
 		"TxOptions of another key": func(b []sqlreq.Binding) {
 			b[1].TxOptions = func(ctx context.Context, _ *http.Request) *sql.TxOptions {
-				refused(t, "TxOptions", use("a")(ctx, nil, nil), "uses what it is asked for")
+				refused(t, "TxOptions", use("a")(ctx, nil, nil), `uses the key "a" and would wait for itself`)
 				return nil
 			}
 		},

@@ -219,7 +219,14 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed
 	}
+	s.startAfterBegin()
 	return begun, a.AfterBegin(ctx, begun)
+}
+
+func (s *Slot) startAfterBegin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.afterBegin = true
 }
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
@@ -229,7 +236,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	if s.closed.Load() {
 		return false
 	}
-	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
+	s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, false
 	s.state, s.cancel = beginning, cancel
 	s.handedOut, s.doubtful = false, false
 	return true
