@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
@@ -332,6 +333,8 @@ func statusIn(err error) int {
 // Retry-After.
 func mark(u *unit.Unit, err error, repeatable bool) error {
 	switch {
+	case u.RecordLost(): // a repeat finds the record, or does the work
+		return &unit.Unavailable{Err: err}
 	case u.Committed() && isUnavailable(err):
 		return &committed{err}
 	case u.Committed(), isUnavailable(err):
@@ -405,7 +408,9 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
-	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(harmless(err)) {
+	err = harmless(err)
+	var later *repeat.Later
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) || errors.As(err, &later) {
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sqlreq/sqlreq/internal/held"
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
@@ -27,11 +28,21 @@ type scope struct {
 type scopeKey struct{}
 
 func (s *scope) Value(key any) any {
-	if _, ok := key.(scopeKey); ok {
+	switch key.(type) {
+	case scopeKey:
 		return s
+	case repeat.Key:
+		return asked{s}
 	}
 	return s.Context.Value(key)
 }
+
+// asked is a scope as package repeat asks for it.
+type asked struct{ *scope }
+
+func (a asked) Unit() repeat.Unit { return a.unit }
+
+func (a asked) HasErrorHandler() bool { return a.access.reg.ErrorHandler != nil }
 
 // scopeOf returns the innermost scope of ctx, nil if there is none.
 func scopeOf(ctx context.Context) *scope {

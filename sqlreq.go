@@ -249,6 +249,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		x := new(attempt)
 		x.init(&m.access, outer, w, r, t.Attempt)
 		x.OwnHeader()
+		t.prepare(&x.unit)
 		x.scope.req = r.Clone(&x.scope)
 		x.scope.req.Trailer = r.Trailer // net/http adds to the map when the body has been read
 		if t.body != nil {
@@ -495,6 +496,7 @@ func isBeginTimeout(err error) bool {
 type attempts struct {
 	retry.Loop
 	body *replay.Body  // nil if there is none
+	lost bool          // the COMMIT of a record had no answer: see package repeat
 	view io.ReadCloser // of the body, for the next attempt
 }
 
@@ -514,7 +516,8 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 	// answer is one of 500 or more, a conflict that a statement met counts as its cause.
 	hidden := StatusCode(err) >= 500 || err == nil && status >= 500
 	conflict = conflict || hidden && u.SawConflict()
-	if !conflict || u.Committed() || !t.Left() {
+	t.lost = t.lost || u.RecordLost()
+	if !conflict && !u.RecordLost() || u.Committed() || !t.Left() {
 		return false
 	}
 	if t.body != nil {
@@ -526,6 +529,14 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 		}
 	}
 	return t.Wait(u.Host().Context())
+}
+
+// prepare makes the unit of an attempt that follows a COMMIT without an answer wait
+// for its database: there may be a failover.
+func (t *attempts) prepare(u *unit.Unit) {
+	if t.lost {
+		u.PersistInBegin(t.Again)
+	}
 }
 
 // Do runs fn as a unit of work of its own: a nil result commits, an error or a
@@ -546,6 +557,7 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 		d := new(doAttempt)
 		d.scope = scope{Context: ctx, outer: outer, access: &access{reg: reg, every: true}, unit: &d.unit}
 		d.unit.Init(d, t.Attempt)
+		t.prepare(&d.unit)
 		err := d.run(fn)
 		if err == nil {
 			return nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -19,13 +20,14 @@ type before struct {
 	at     context.Context // of who registered it: that fails if it fails
 	ctx    context.Context // that it is given
 	fn     func(context.Context) error
+	record bool // it writes the record of the request: see repeat.Record
 }
 
 // AddBefore registers fn to be run, with the context run, once right before the
 // COMMIT of the transaction of b that is open, or the next one. ctx is the context
 // of the registration, at that of its handler, bound that of the registry that bound b.
 func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func(context.Context) error) error {
-	f := before{inside: txn.Inside(ctx), at: at, ctx: run, fn: fn}
+	f := before{inside: txn.Inside(ctx), at: at, ctx: run, fn: fn, record: repeat.IsRecord(ctx)}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state >= ending {
@@ -60,19 +62,31 @@ func (u *Unit) next(slots ...*txn.Slot) *before {
 	rare.befores = slices.Delete(rare.befores, i, i+1)
 	rare.order = slices.DeleteFunc(rare.order, func(s *txn.Slot) bool { return s == f.source.slot })
 	rare.order = append(rare.order, f.source.slot)
+	if f.record {
+		rare.recorded = append(rare.recorded, f.source.slot)
+	}
 	return &f
 }
 
-// indexOfNext is that of next in seldom.befores, -1 if there is none. The caller holds u.mu.
+// indexOfNext is that of next in seldom.befores, -1 if there is none. One that writes
+// the record comes when no other is left. The caller holds u.mu.
 func (u *Unit) indexOfNext(slots []*txn.Slot) int {
 	use := u.used.Load()
 	if use == nil || use.seldom == nil {
 		return -1
 	}
-	return slices.IndexFunc(use.seldom.befores, func(f before) bool {
+	record := -1
+	for i, f := range use.seldom.befores {
 		s := f.source.slot
-		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Open() && !f.inside.Undone(s)
-	})
+		switch {
+		case s == nil, len(slots) > 0 && !slices.Contains(slots, s), !s.Open(), f.inside.Undone(s):
+		case !f.record:
+			return i
+		case record < 0:
+			record = i
+		}
+	}
+	return record
 }
 
 // dropBefores forgets the functions of the transaction that has just ended in s.
@@ -87,7 +101,9 @@ func (u *Unit) dropBefores(s *txn.Slot) {
 	use.seldom.befores = slices.DeleteFunc(use.seldom.befores, func(f before) bool {
 		return f.source.slot == s && f.since < n
 	})
-	use.seldom.order = slices.DeleteFunc(use.seldom.order, func(o *txn.Slot) bool { return o == s })
+	isS := func(o *txn.Slot) bool { return o == s }
+	use.seldom.order = slices.DeleteFunc(use.seldom.order, isS)
+	use.seldom.recorded = slices.DeleteFunc(use.seldom.recorded, isS)
 }
 
 // decision is the run of BeforeCommit functions, as their contexts tell.
@@ -187,7 +203,7 @@ func (u *Unit) undecided(slots ...*txn.Slot) bool {
 
 // place returns that of s among the slots whose functions have run, 0 for one
 // without: those without are committed first, then the others in the order in which
-// the last function of each has run.
+// the last function of each has run, and at last that of the record.
 func (u *Unit) place(s *txn.Slot) int {
 	use := u.used.Load()
 	u.mu.Lock()
@@ -195,5 +211,9 @@ func (u *Unit) place(s *txn.Slot) int {
 	if use.seldom == nil {
 		return 0
 	}
-	return slices.Index(use.seldom.order, s) + 1
+	place := slices.Index(use.seldom.order, s) + 1
+	if slices.Contains(use.seldom.recorded, s) {
+		place += len(use.seldom.order)
+	}
+	return place
 }

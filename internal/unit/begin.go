@@ -60,6 +60,9 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	defer done()
 	tx, err := s.slot.Use(ctx, &ask)
+	for n := 1; err != nil && u.persists(ctx, s, err, n); n++ {
+		tx, err = s.slot.Use(ctx, &ask)
+	}
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}

@@ -31,15 +31,21 @@ func (u *Unit) finish(commit bool) error {
 	}
 	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
-	if commit {
-		u.waitForStatements(open)
-	}
-	commit = u.mayCommit(commit, len(open) > 0)
-	commit = u.endAll(open, commit)
+	commit = u.endClosed(open, commit)
 	for _, h := range u.lastHooks(open, commit) {
 		h.run()
 	}
 	return u.result()
+}
+
+// endClosed ends what is open in the slots, which are closed. Who wants to know of
+// the end is told also if a driver does not return.
+func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
+	defer u.tellEnd()
+	if commit {
+		u.waitForStatements(open)
+	}
+	return u.endAll(open, u.mayCommit(commit, len(open) > 0))
 }
 
 // startEnding reports whether there is anything to end. again is true if a
@@ -182,7 +188,11 @@ func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []strin
 // noteEnd notes what became of the transaction that has ended in s.
 func (u *Unit) noteEnd(s *txn.Slot, at context.Context, committed []string) txn.Result {
 	r := s.Last()
-	if r.Stored {
+	switch {
+	case !r.Stored:
+	case r.Outcome == txn.Unknown && u.isRecorded(s):
+		u.loseRecord()
+	default:
 		u.Keep()
 	}
 	u.dropBefores(s)

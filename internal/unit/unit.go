@@ -30,6 +30,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -128,7 +129,12 @@ type seldom struct {
 	befores  []before             // BeforeCommit functions that have not run, in the order of registration
 	deciding []*txn.Slot          // whose BeforeCommit functions run for an explicit Commit or Hijack, until that is over
 	order    []*txn.Slot          // whose BeforeCommit functions have run, the last one last
+	recorded []*txn.Slot          // in whose open transaction the record of the request was written: see package repeat
 	begins   map[*txn.Slot]*asked // of AfterBegin
+
+	recordLost bool           // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
+	persist    Persist        // see PersistInBegin, which writes it
+	ends       []repeat.Ender // in the order of AtEnd, which writes it
 }
 
 // rare returns what few units need. The caller holds u.mu.
@@ -284,7 +290,7 @@ func (u *Unit) Keep() {
 }
 
 // Committed reports whether something of u is stored, or may be, or an
-// AfterCommit function has run.
+// AfterCommit function has run. What RecordLost tells of does not count.
 func (u *Unit) Committed() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -1,0 +1,134 @@
+package idempotency
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sqlreq/sqlreq/internal/repeat"
+)
+
+// recordID names a record.
+type recordID struct {
+	scope, key string
+	kind       int64
+}
+
+const (
+	ofRequest int64 = iota // kind of Handler
+	ofMessage              // kind of Do
+)
+
+// flights are the keys in progress in this process. Who wants one of them waits here,
+// without a connection. It is no more than that: the database decides who is the first.
+type flights struct {
+	mu     sync.Mutex // guards what follows, and the flights
+	byID   map[recordID]*flight
+	joined func() // called, without the mutex, by who is going to wait; for tests
+}
+
+// flight is a key in progress, from before its INSERT until its unit of work has ended.
+type flight struct {
+	of     *flights
+	id     recordID
+	unit   repeat.Unit
+	landed chan struct{} // closed at the end; nil if nobody waits
+	inside bool          // the handler runs
+}
+
+// enter makes unit the one that has the key in progress, and waits until it may be. The
+// wait ends with ErrInProgress at the deadline, and with ctx. Who must not wait here,
+// because it may hold locks in a database already, gets no flight; the database waits.
+func (fs *flights) enter(ctx context.Context, id recordID, unit repeat.Unit, deadline time.Time) (*flight, error) {
+	for {
+		f, landed := fs.try(id, unit)
+		switch {
+		case landed == nil:
+			return f, nil
+		case unit.Opened():
+			return nil, nil
+		}
+		if fs.joined != nil {
+			fs.joined()
+		}
+		if err := wait(ctx, landed, deadline); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// try returns the flight of id if that is the unit's, or else what to wait for.
+func (fs *flights) try(id recordID, unit repeat.Unit) (*flight, <-chan struct{}) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f := fs.byID[id]
+	switch {
+	case f == nil:
+		f = &flight{of: fs, id: id, unit: unit}
+		if !unit.AtEnd(f) {
+			return nil, nil // it is over: the use of its transaction says so
+		}
+		if fs.byID == nil {
+			fs.byID = make(map[recordID]*flight)
+		}
+		fs.byID[id] = f
+		return f, nil
+	case f.unit == unit:
+		return f, nil
+	case f.landed == nil:
+		f.landed = make(chan struct{})
+	}
+	return nil, f.landed
+}
+
+func wait(ctx context.Context, landed <-chan struct{}, deadline time.Time) error {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-landed:
+		return nil
+	case <-timer.C:
+		return ErrInProgress
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// UnitEnded ends the flight.
+func (f *flight) UnitEnded() { f.land() }
+
+// land lets others have the key. A flight may land twice, and a nil one too.
+func (f *flight) land() {
+	if f == nil {
+		return
+	}
+	f.of.mu.Lock()
+	defer f.of.mu.Unlock()
+	if f.of.byID[f.id] != f {
+		return
+	}
+	delete(f.of.byID, f.id)
+	if f.landed != nil {
+		close(f.landed)
+	}
+}
+
+// isInside reports whether the handler of the flight runs: a request that comes here
+// again is a part of it.
+func (f *flight) isInside() bool {
+	if f == nil {
+		return false
+	}
+	f.of.mu.Lock()
+	defer f.of.mu.Unlock()
+	return f.inside
+}
+
+func (f *flight) setInside(inside bool) {
+	if f == nil {
+		return
+	}
+	f.of.mu.Lock()
+	defer f.of.mu.Unlock()
+	f.inside = inside
+}
