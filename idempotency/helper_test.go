@@ -97,8 +97,8 @@ func try(url, key, body string, more ...string) (reply, error) {
 }
 
 func send(req *http.Request) (reply, error) {
-	// A Transport that finds this field in a request without a body repeats it by itself.
-	res, err := http.DefaultClient.Do(req)
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := client.Do(req)
 	if err != nil {
 		return reply{}, err
 	}
@@ -130,9 +130,32 @@ func rows(t testing.TB, db *sql.DB, work, records int) {
 }
 
 // after has fn called by the next statement behind it.
-func handle(fn func(w http.ResponseWriter, r *http.Request)) http.Handler { return http.HandlerFunc(fn) }
+func handle(fn func(w http.ResponseWriter, r *http.Request)) http.Handler {
+	return http.HandlerFunc(fn)
+}
 
 func insertWork(t testing.TB, ctx context.Context) {
 	t.Helper()
 	sqlreqtest.Exec(t, ctx, main, sqlreqtest.InsertWork)
+}
+
+// twice sends the same request twice to a new server, whose handler does some work
+// before it is h. layers are around the handler, inside of Middleware.
+func twice(t *testing.T, once *idempotency.Once, h http.Handler, layers ...func(http.Handler) http.Handler) (first, again reply, calls int) {
+	t.Helper()
+	db := open(t)
+	n := 0
+	counted := once.Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		n++
+		insertWork(t, r.Context())
+		h.ServeHTTP(w, r)
+	}))
+	for _, layer := range layers {
+		counted = layer(counted)
+	}
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(counted))
+	first = post(t, srv.URL+"/orders?a=b", "k", "body", "Content-Type", "text/plain")
+	again = post(t, srv.URL+"/orders?a=b", "k", "body", "Content-Type", "text/plain")
+	sqlreqtest.Idle(t, db)
+	return first, again, n
 }

@@ -34,6 +34,7 @@ type recorder struct {
 	trailers []string   // declared with the status
 	body     []byte     // up to limit
 	lost     bool       // the body is not kept: too large, or a Write has failed
+	flushed  bool       // the header has left
 	returned bool       // the handler has returned
 	hijack   hijack
 }
@@ -234,10 +235,27 @@ func (rec *recorder) Flush() { _ = rec.FlushError() }
 
 // FlushError sends what is there.
 func (rec *recorder) FlushError() error {
-	if err := rec.keep(nil, "", rec.rw.Header()); err != nil {
+	h := rec.rw.Header()
+	if err := rec.keep(nil, "", h); err != nil {
 		return err
 	}
-	return http.NewResponseController(rec.rw).Flush()
+	err := http.NewResponseController(rec.rw).Flush()
+	if err == nil {
+		rec.noteFlush(h)
+	}
+	return err
+}
+
+// noteFlush keeps that the header has left without a Content-Type: net/http finds one
+// out only where it sees the begin of the body.
+func (rec *recorder) noteFlush(h http.Header) {
+	_, typed := h["Content-Type"]
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if !typed && !rec.flushed && !rec.lost && len(rec.body) == 0 && bodyAllowed(rec.status) {
+		rec.header = appendField(rec.header, fieldSet, "Content-Type", nil)
+	}
+	rec.flushed = true
 }
 
 // SetReadDeadline is that of http.ResponseController.
