@@ -12,6 +12,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/repeat"
+	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
 
@@ -41,6 +42,14 @@ func (s *scope) Value(key any) any {
 type asked struct{ *scope }
 
 func (a asked) Unit() repeat.Unit { return a.unit }
+
+func (a asked) Begin(ctx context.Context, key string) error {
+	o, err := Key(key).begin(ctx, txn.ForStatement, nil)
+	if err == nil {
+		o.Done()
+	}
+	return err
+}
 
 func (a asked) HasErrorHandler() bool { return a.access.reg.ErrorHandler != nil }
 

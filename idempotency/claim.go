@@ -26,9 +26,13 @@ type claim struct {
 }
 
 // take inserts the row. If there is one already it returns that, or ErrInProgress if
-// its transaction has not ended by the deadline.
-func (c *claim) take(deadline time.Time) (*row, error) {
-	ctx, cancel := context.WithDeadline(c.ctx, deadline)
+// its transaction does not end in time. The transaction is begun apart: how long that
+// may take is another matter.
+func (c *claim) take(most time.Duration) (*row, error) {
+	if err := repeat.Of(c.ctx).Begin(c.ctx, string(c.once.database())); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, max(most, c.once.wait()/10)) // the last moment of a wait is no time for a statement
 	defer cancel()
 	for range 3 { // a row may be cleaned in between
 		first, err := c.insert(ctx)
@@ -43,10 +47,9 @@ func (c *claim) take(deadline time.Time) (*row, error) {
 	return nil, ErrInProgress
 }
 
-// waited makes the error of a statement that has waited until the deadline
-// ErrInProgress. A wait for a connection, or for BEGIN, is another matter.
+// waited makes the error of a statement that has waited in vain ErrInProgress.
 func (c *claim) waited(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || c.ctx.Err() != nil || !c.once.database().Begun(c.ctx) {
+	if err == nil || ctx.Err() == nil || c.ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %v", ErrInProgress, err)
@@ -145,7 +148,7 @@ func (c *claim) record(write func(context.Context) error) error {
 		return nil
 	}
 	if !gone && !db.Begun(c.ctx) {
-		if _, err := db.Tx(c.ctx); err != nil {
+		if err := repeat.Of(c.ctx).Begin(c.ctx, string(db)); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/repeat"
@@ -36,11 +35,10 @@ func (o *Once) Do(ctx context.Context, reg *sqlreq.Registry, scope, id string, f
 		return false, errors.New("idempotency: the id is empty; every message would be the same")
 	}
 	around := unitOf(ctx)
-	deadline := o.deadline()
 	err = reg.Atomic(ctx, func(ctx context.Context) error {
 		m := &message{claim{once: o, id: recordID{scope, id, ofMessage}, ctx: ctx}, around}
 		var err error
-		first, err = m.do(deadline, fn)
+		first, err = m.do(fn)
 		return err
 	})
 	return first && err == nil, err
@@ -59,13 +57,13 @@ type message struct {
 	around repeat.Unit // of the caller, nil if there is none
 }
 
-func (m *message) do(deadline time.Time, fn func(context.Context) error) (first bool, err error) {
+func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 	unit := unitOf(m.ctx)
-	f, err := m.once.flights.enter(m.ctx, m.id, unit, deadline)
+	f, left, err := m.once.flights.enter(m.ctx, m.id, unit, m.once.wait())
 	if err != nil {
 		return false, err
 	}
-	done, err := m.take(deadline)
+	done, err := m.take(left)
 	if err != nil {
 		return false, err
 	}

@@ -37,23 +37,26 @@ type flight struct {
 }
 
 // enter makes unit the one that has the key in progress, and waits until it may be. The
-// wait ends with ErrInProgress at the deadline, and with ctx. Who must not wait here,
-// because it may hold locks in a database already, gets no flight; the database waits.
-func (fs *flights) enter(ctx context.Context, id recordID, unit repeat.Unit, deadline time.Time) (*flight, error) {
-	for {
+// wait ends with ErrInProgress after some time, of which it returns what is left, and
+// with ctx. Who must not wait here, because it may hold locks in a database already,
+// gets no flight; the database waits.
+func (fs *flights) enter(ctx context.Context, id recordID, unit repeat.Unit, most time.Duration) (f *flight, left time.Duration, err error) {
+	for left = most; ; {
 		f, landed := fs.try(id, unit)
 		switch {
 		case landed == nil:
-			return f, nil
+			return f, left, nil
 		case unit.Opened():
-			return nil, nil
+			return nil, left, nil
 		}
 		if fs.joined != nil {
 			fs.joined()
 		}
-		if err := wait(ctx, landed, deadline); err != nil {
-			return nil, err
+		start := time.Now()
+		if err := wait(ctx, landed, left); err != nil {
+			return nil, 0, err
 		}
+		left -= time.Since(start)
 	}
 }
 
@@ -81,8 +84,8 @@ func (fs *flights) try(id recordID, unit repeat.Unit) (*flight, <-chan struct{})
 	return nil, f.landed
 }
 
-func wait(ctx context.Context, landed <-chan struct{}, deadline time.Time) error {
-	timer := time.NewTimer(time.Until(deadline))
+func wait(ctx context.Context, landed <-chan struct{}, most time.Duration) error {
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-landed:

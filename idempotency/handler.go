@@ -93,8 +93,7 @@ type call struct {
 
 func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler, unit repeat.Unit) {
 	o := c.once
-	deadline := o.deadline()
-	f, err := o.flights.enter(c.ctx, c.id, unit, deadline)
+	f, left, err := o.flights.enter(c.ctx, c.id, unit, o.wait())
 	if err != nil {
 		c.failed(w, r, err)
 		return
@@ -104,7 +103,7 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler, 
 		return
 	}
 	others := o.database().Begun(c.ctx)
-	done, err := c.take(deadline)
+	done, err := c.take(left)
 	switch {
 	case err != nil:
 		c.failed(w, r, err)

@@ -130,12 +130,11 @@ func (o *Once) limit() int64 {
 	return o.Limit
 }
 
-// deadline is that of a wait that begins now.
-func (o *Once) deadline() time.Time {
+func (o *Once) wait() time.Duration {
 	if o.Wait == 0 {
-		return time.Now().Add(10 * time.Second)
+		return 10 * time.Second
 	}
-	return time.Now().Add(o.Wait)
+	return o.Wait
 }
 
 // checkText returns an error if s cannot be a scope, or an id of Do: every database

@@ -236,22 +236,35 @@ func (rec *recorder) Flush() { _ = rec.FlushError() }
 // FlushError sends what is there.
 func (rec *recorder) FlushError() error {
 	h := rec.rw.Header()
+	early := rec.untouched()
 	if err := rec.keep(nil, "", h); err != nil {
 		return err
 	}
 	err := http.NewResponseController(rec.rw).Flush()
-	if err == nil {
-		rec.noteFlush(h)
-	}
+	rec.noteFlush(h, early, err)
 	return err
+}
+
+// untouched reports whether no status is set yet.
+func (rec *recorder) untouched() bool {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return rec.status == 0
 }
 
 // noteFlush keeps that the header has left without a Content-Type: net/http finds one
 // out only where it sees the begin of the body.
-func (rec *recorder) noteFlush(h http.Header) {
+func (rec *recorder) noteFlush(h http.Header, early bool, err error) {
 	_, typed := h["Content-Type"]
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
+	switch {
+	case err != nil && early:
+		rec.status = 0 // nothing has left: another status may follow
+		return
+	case err != nil:
+		return
+	}
 	if !typed && !rec.flushed && !rec.lost && len(rec.body) == 0 && bodyAllowed(rec.status) {
 		rec.header = appendField(rec.header, fieldSet, "Content-Type", nil)
 	}

@@ -9,6 +9,12 @@ import "context"
 // Request is a request, or a Registry.Do, as a context knows it.
 type Request interface {
 	Unit() Unit
+
+	// Begin begins the transaction of a database if there is none, as a statement does.
+	// That is all: unlike the functions of the public package it gives nobody the
+	// transaction.
+	Begin(ctx context.Context, key string) error
+
 	HasErrorHandler() bool // whether the innermost registry has one
 }
 
