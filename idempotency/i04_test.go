@@ -142,8 +142,11 @@ func TestI4WaitInTheDatabaseEnds(t *testing.T) {
 func TestI4WaitForBeginIsNoConflict(t *testing.T) {
 	d := &fakedb.DB{Begin: fakedb.UntilDone}
 	inBubble(t, d, newOnce(), new(work), func(t *testing.T, h http.Handler) {
-		if rec := ask(t.Context(), h); rec.Code != 503 || rec.Header().Get("Retry-After") != "1" {
-			t.Errorf("got %d with Retry-After %q, want 503 and 1", rec.Code, rec.Header().Get("Retry-After"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		start := time.Now()
+		if rec := ask(ctx, h); rec.Code != 503 || rec.Header().Get("Retry-After") != "1" || time.Since(start) != time.Hour {
+			t.Errorf("got %d with Retry-After %q after %v, want 503 and 1", rec.Code, rec.Header().Get("Retry-After"), time.Since(start))
 		}
 	})
 }
