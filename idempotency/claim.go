@@ -14,15 +14,21 @@ import (
 
 // claim is the row of a key in a unit of work.
 type claim struct {
-	once *Once
-	id   recordID
-	ctx  context.Context // of the claim, for what follows a Rollback
+	once   *Once
+	id     recordID
+	ctx    context.Context             // of the claim, for what follows a Rollback
+	write  func(context.Context) error // writes the record
+	flight flight
 
-	mu      sync.Mutex                  // guards what follows
-	gone    bool                        // the row went with an explicit Rollback
-	over    bool                        // nothing is to be inserted again
-	write   func(context.Context) error // writes the record; nil until that is registered
-	written bool                        // write has run
+	mu         sync.Mutex // guards what follows
+	gone       bool       // the row went with an explicit Rollback
+	over       bool       // nothing is to be inserted again
+	registered bool       // write is to be called before COMMIT; that may have been done
+	written    bool       // write was called
+}
+
+func newClaim(ctx context.Context, o *Once, id recordID, unit repeat.Unit) claim {
+	return claim{once: o, id: id, ctx: ctx, flight: flight{id: id, unit: unit}}
 }
 
 // take inserts the row. If there is one already it returns that, or ErrInProgress if
@@ -92,7 +98,7 @@ func (c *claim) watch() error {
 }
 
 func (c *claim) rolledBack() {
-	again, write := c.noteRollback()
+	again, registered := c.noteRollback()
 	if !again {
 		return
 	}
@@ -100,20 +106,20 @@ func (c *claim) rolledBack() {
 	if err == nil {
 		err = c.once.database().BeforeCommit(c.ctx, c.insertAgain)
 	}
-	if err == nil && write != nil { // the handler has returned: what follows is of a layer outside
-		err = c.record(write)
+	if err == nil && registered { // the handler has returned: what follows is of a layer outside
+		err = c.record()
 	}
 	if err != nil && !errors.Is(err, sqlreq.ErrFinished) { // at the end there is no next transaction
 		_ = sqlreq.Fail(c.ctx, err)
 	}
 }
 
-func (c *claim) noteRollback() (again bool, write func(context.Context) error) {
+func (c *claim) noteRollback() (again, registered bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	write, c.write = c.write, nil
-	c.gone, c.written = true, false
-	return !c.over, write
+	registered = c.registered
+	c.gone, c.registered, c.written = true, false, false
+	return !c.over, registered
 }
 
 // insertAgain is a BeforeCommit function.
@@ -138,12 +144,12 @@ func (c *claim) forget() {
 	c.over = true
 }
 
-// record has write called before COMMIT, when all other functions have run. Where an
+// record has c.write called before COMMIT, when all other functions have run. Where an
 // explicit Commit has committed the row, and nothing has begun since, a transaction
 // begins for it.
-func (c *claim) record(write func(context.Context) error) error {
+func (c *claim) record() error {
 	db := c.once.database()
-	register, gone := c.mayRegister(write)
+	register, gone := c.mayRegister()
 	if !register {
 		return nil
 	}
@@ -152,19 +158,16 @@ func (c *claim) record(write func(context.Context) error) error {
 			return err
 		}
 	}
-	return db.BeforeCommit(repeat.Record(c.ctx), func(ctx context.Context) error {
-		c.noteWritten()
-		return write(ctx)
-	})
+	return db.BeforeCommit(repeat.Record(c.ctx), c.write)
 }
 
 // mayRegister reports whether write is to be registered: it is not if it is already,
 // and has not run.
-func (c *claim) mayRegister(write func(context.Context) error) (register, gone bool) {
+func (c *claim) mayRegister() (register, gone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	register = c.write == nil || c.written
-	c.write, c.written = write, false
+	register = !c.registered || c.written
+	c.registered, c.written = true, false
 	return register, c.gone
 }
 
@@ -175,7 +178,8 @@ func (c *claim) noteWritten() {
 }
 
 // update writes the record.
-func (c *claim) update(ctx context.Context, r *row) error {
+func (c *claim) update(ctx context.Context, r row) error {
+	c.noteWritten()
 	o := c.once
 	n, err := affected(o.database().ExecContext(ctx, o.sql.update, r.status, r.fingerprint, r.header, r.body,
 		o.Dialect.text(c.id.scope), o.Dialect.text(c.id.key), c.id.kind))

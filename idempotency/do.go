@@ -36,7 +36,8 @@ func (o *Once) Do(ctx context.Context, reg *sqlreq.Registry, scope, id string, f
 	}
 	around := unitOf(ctx)
 	err = reg.Atomic(ctx, func(ctx context.Context) error {
-		m := &message{claim{once: o, id: recordID{scope, id, ofMessage}, ctx: ctx}, around}
+		m := &message{newClaim(ctx, o, recordID{scope, id, ofMessage}, unitOf(ctx)), around}
+		m.write = m.done
 		var err error
 		first, err = m.do(fn)
 		return err
@@ -58,8 +59,7 @@ type message struct {
 }
 
 func (m *message) do(fn func(context.Context) error) (first bool, err error) {
-	unit := unitOf(m.ctx)
-	f, left, err := m.once.flights.enter(m.ctx, m.id, unit, m.once.wait())
+	f, left, err := m.once.flights.enter(m.ctx, &m.flight, m.once.wait())
 	if err != nil {
 		return false, err
 	}
@@ -74,7 +74,7 @@ func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 		}
 		return false, nil
 	}
-	if unit == m.around {
+	if m.flight.unit == m.around {
 		// A part of the caller's unit, which nothing in fn can end.
 		if err := fn(m.ctx); err != nil {
 			return false, err
@@ -87,10 +87,10 @@ func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 	if err := fn(m.ctx); err != nil {
 		return false, err
 	}
-	return true, m.record(m.done)
+	return true, m.record()
 }
 
 // done notes that the message was done.
 func (m *message) done(ctx context.Context) error {
-	return m.update(ctx, &row{status: http.StatusOK})
+	return m.update(ctx, row{status: http.StatusOK})
 }

@@ -32,26 +32,30 @@ type body struct {
 	err    error      // how the body has ended, nil until then
 	hash   bodyHash   // of what was read, but at least of head; none before start
 	closed bool       // nothing is hashed any more
+	sum    fingerprint
 }
 
-// newBody reads ahead, and takes the place of the body of r.
-func newBody(r *http.Request) *body {
-	b := &body{about: about(r), rest: r.Body, err: io.EOF}
+// init reads ahead, and takes the place of the body of r.
+func (b *body) init(r *http.Request) {
+	b.about, b.rest, b.err = about(r), r.Body, io.EOF
 	if r.Body == nil || r.Body == http.NoBody {
-		return b
+		return
 	}
 	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && strings.HasPrefix(kind, "multipart/") && params["boundary"] != "" {
 		b.boundary = []byte("--" + params["boundary"])
 	}
 	b.head, b.err = readAhead(r.Body, r.ContentLength)
 	r.Body = b
-	return b
 }
 
 // about returns what a fingerprint has besides the body, each part with its length.
 func about(r *http.Request) []byte {
 	parts := [...]string{r.Method, sqlreq.Prefix(r.Context()) + r.URL.EscapedPath(), r.URL.RawQuery}
-	var b []byte
+	size := len(parts) * binary.MaxVarintLen64
+	for _, part := range parts {
+		size += len(part)
+	}
+	b := make([]byte, 0, size)
 	for _, part := range parts {
 		b = binary.AppendUvarint(b, uint64(len(part)))
 		b = append(b, part...)
@@ -148,8 +152,7 @@ func (b *body) fingerprint() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	f := make([]byte, 0, len(fingerprint{}))
-	f = append(f, fingerprintVersion, 0)
+	f := append(b.sum[:0], fingerprintVersion, 0)
 	if b.hash.ended {
 		f[1] = 1
 	}

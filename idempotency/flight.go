@@ -29,24 +29,24 @@ type flights struct {
 
 // flight is a key in progress, from before its INSERT until its unit of work has ended.
 type flight struct {
+	id     recordID    // set by who makes it, only read from then on: no lock
+	unit   repeat.Unit // likewise
 	of     *flights
-	id     recordID
-	unit   repeat.Unit
 	landed chan struct{} // closed at the end; nil if nobody waits
 	inside bool          // the handler runs
 }
 
-// enter makes unit the one that has the key in progress, and waits until it may be. The
+// enter makes own the flight of its key, if the unit has none already, and waits until it may be. The
 // wait ends with ErrInProgress after some time, of which it returns what is left, and
 // with ctx. Who must not wait here, because it may hold locks in a database already,
 // gets no flight; the database waits.
-func (fs *flights) enter(ctx context.Context, id recordID, unit repeat.Unit, most time.Duration) (f *flight, left time.Duration, err error) {
+func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (f *flight, left time.Duration, err error) {
 	for left = most; ; {
-		f, landed := fs.try(id, unit)
+		f, landed := fs.try(own)
 		switch {
 		case landed == nil:
 			return f, left, nil
-		case unit.Opened():
+		case own.unit.Opened():
 			return nil, left, nil
 		}
 		if fs.joined != nil {
@@ -60,23 +60,22 @@ func (fs *flights) enter(ctx context.Context, id recordID, unit repeat.Unit, mos
 	}
 }
 
-// try returns the flight of id if that is the unit's, or else what to wait for.
-func (fs *flights) try(id recordID, unit repeat.Unit) (*flight, <-chan struct{}) {
+// try returns the flight of the key of own if that is the unit's, or else what to wait for.
+func (fs *flights) try(own *flight) (*flight, <-chan struct{}) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f := fs.byID[id]
+	f := fs.byID[own.id]
 	switch {
 	case f == nil:
-		f = &flight{of: fs, id: id, unit: unit}
-		if !unit.AtEnd(f) {
+		if !own.unit.AtEnd(own) {
 			return nil, nil // it is over: the use of its transaction says so
 		}
 		if fs.byID == nil {
 			fs.byID = make(map[recordID]*flight)
 		}
-		fs.byID[id] = f
-		return f, nil
-	case f.unit == unit:
+		own.of, fs.byID[own.id] = fs, own
+		return own, nil
+	case f.unit == own.unit:
 		return f, nil
 	case f.landed == nil:
 		f.landed = make(chan struct{})

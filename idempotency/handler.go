@@ -79,21 +79,23 @@ func (h *handler) serveWithKey(w http.ResponseWriter, r *http.Request, values []
 		fail(w, r, sqlreq.ErrNoRegistry)
 		return
 	}
-	c := &call{claim: claim{once: o, id: recordID{scope, key, ofRequest}, ctx: r.Context()}}
-	c.body = newBody(r)
-	c.serve(w, r, h.next, request.Unit())
+	c := &call{claim: newClaim(r.Context(), o, recordID{scope, key, ofRequest}, request.Unit())}
+	c.write = c.writeAnswer
+	c.body.init(r)
+	c.serve(w, r, h.next)
 }
 
 // call is a request with a key.
 type call struct {
 	claim
-	body     *body
+	body     body
 	recorder recorder
+	print    []byte // the fingerprint; set by recordAnswer
 }
 
-func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler, unit repeat.Unit) {
+func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	o := c.once
-	f, left, err := o.flights.enter(c.ctx, c.id, unit, o.wait())
+	f, left, err := o.flights.enter(c.ctx, &c.flight, o.wait())
 	if err != nil {
 		c.failed(w, r, err)
 		return
@@ -146,7 +148,7 @@ func (c *call) first(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	}
 	c.body.start()
 	c.recorder.init(w, r, c.once.limit())
-	c.recorder.claim = c.recordAnswer
+	c.recorder.call = c
 	next.ServeHTTP(&c.recorder, r)
 	c.handlerDone()
 	returned = true
@@ -171,8 +173,12 @@ func (c *call) handlerDone() {
 
 // recordAnswer has the answer written before COMMIT.
 func (c *call) recordAnswer() error {
-	print := c.body.fingerprint()
-	return c.record(func(ctx context.Context) error { return c.update(ctx, c.recorder.row(print)) })
+	c.print = c.body.fingerprint()
+	return c.record()
+}
+
+func (c *call) writeAnswer(ctx context.Context) error {
+	return c.update(ctx, c.recorder.row(c.print))
 }
 
 // repeat answers from the record. No transaction is open any more, unless a layer

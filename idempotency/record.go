@@ -33,7 +33,9 @@ const (
 )
 
 // newHeader returns the start of a header column.
-func newHeader(flags byte) []byte { return []byte{headerVersion, flags, 0, 0, 0, 0} }
+func newHeader(flags byte) []byte {
+	return append(make([]byte, 0, 256), headerVersion, flags, 0, 0, 0, 0) // most have no more than that
+}
 
 func appendField(b []byte, do byte, name string, values []string) []byte {
 	b = append(b, do)

@@ -25,8 +25,8 @@ type recorder struct {
 	rw     http.ResponseWriter
 	req    *http.Request
 	limit  int64
-	before http.Header  // of the layers outside; nil if it was empty
-	claim  func() error // called before the connection is hijacked
+	before http.Header // of the layers outside; nil if it was empty
+	call   *call       // has its answer recorded before the connection is hijacked
 
 	mu       sync.Mutex // guards what follows, never while rw is called
 	status   int        // 0 until WriteHeader, or the first Write
@@ -300,7 +300,7 @@ func (rec *recorder) CloseNotify() <-chan bool {
 // something whose answer was not kept.
 func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	rec.setHijack(hijacking)
-	if err := rec.claim(); err != nil {
+	if err := rec.call.recordAnswer(); err != nil {
 		rec.setHijack(notHijacked)
 		return nil, nil, err
 	}
@@ -340,10 +340,10 @@ func (rec *recorder) handlerDone() (status int, isHijacked bool) {
 }
 
 // row returns what is to be recorded.
-func (rec *recorder) row(fingerprint []byte) *row {
+func (rec *recorder) row(fingerprint []byte) row {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	r := &row{status: rec.status, fingerprint: fingerprint, header: rec.header, body: rec.body}
+	r := row{status: rec.status, fingerprint: fingerprint, header: rec.header, body: rec.body}
 	if rec.hijack != notHijacked || rec.lost {
 		if r.status == 0 {
 			r.status = http.StatusSwitchingProtocols // sent by the handler itself, most likely

@@ -49,23 +49,23 @@ func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func
 }
 
 // next takes the first function that is to run before the COMMIT of one of the
-// slots, of any if there are none, nil if there is none to run.
-func (u *Unit) next(slots ...*txn.Slot) *before {
+// slots, of any if there are none. ok is false if there is none to run.
+func (u *Unit) next(slots ...*txn.Slot) (f before, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	i := u.indexOfNext(slots)
 	if i < 0 {
-		return nil
+		return f, false
 	}
 	rare := u.rare()
-	f := rare.befores[i]
+	f = rare.befores[i]
 	rare.befores = slices.Delete(rare.befores, i, i+1)
 	rare.order = slices.DeleteFunc(rare.order, func(s *txn.Slot) bool { return s == f.source.slot })
 	rare.order = append(rare.order, f.source.slot)
 	if f.record {
 		rare.recorded = append(rare.recorded, f.source.slot)
 	}
-	return &f
+	return f, true
 }
 
 // indexOfNext is that of next in seldom.befores, -1 if there is none. One that writes
@@ -123,8 +123,8 @@ func (u *Unit) runBefores(ctx context.Context, slots ...*txn.Slot) error {
 		if err := cmp.Or(u.Err(), ctx.Err(), u.host.Context().Err()); err != nil {
 			return err
 		}
-		f := u.next(slots...)
-		if f == nil {
+		f, ok := u.next(slots...)
+		if !ok {
 			return nil
 		}
 		if err := f.fn(context.WithValue(f.ctx, decisionKey{}, d)); err != nil {

@@ -135,13 +135,18 @@ type seldom struct {
 	recordLost bool           // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
 	persist    Persist        // see PersistInBegin, which writes it
 	ends       []repeat.Ender // in the order of AtEnd, which writes it
+
+	firstOrder, firstRecorded [1]*txn.Slot    // the memory of the first of order and recorded
+	firstEnd                  [1]repeat.Ender // that of ends
 }
 
 // rare returns what few units need. The caller holds u.mu.
 func (u *Unit) rare() *seldom {
 	use := u.use()
 	if use.seldom == nil {
-		use.seldom = new(seldom)
+		s := new(seldom)
+		s.order, s.recorded, s.ends = s.firstOrder[:0], s.firstRecorded[:0], s.firstEnd[:0]
+		use.seldom = s
 	}
 	return use.seldom
 }
