@@ -24,11 +24,10 @@ const aheadLimit = 64 << 10
 type body struct {
 	about    []byte // method, path, query: what the fingerprint has besides the body
 	boundary []byte // of a multipart body with its dashes, nil otherwise
-	head     []byte // read ahead
 	rest     io.ReadCloser
 
 	mu     sync.Mutex // guards what follows, never while the body is read
-	read   int        // how much of head the handler has read
+	head   []byte     // read ahead, as far as the handler has not read it
 	err    error      // how the body has ended, nil until then
 	hash   bodyHash   // of what was read, but at least of head; none before start
 	closed bool       // nothing is hashed any more
@@ -101,8 +100,11 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) readHead(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := copy(p, b.head[b.read:])
-	if b.read += n; n > 0 {
+	n := copy(p, b.head)
+	if b.head = b.head[n:]; len(b.head) == 0 {
+		b.head = nil // it was hashed, and may be large
+	}
+	if n > 0 {
 		return n, nil
 	}
 	return 0, b.err

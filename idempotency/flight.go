@@ -31,7 +31,7 @@ type flights struct {
 type flight struct {
 	id     recordID    // set by who makes it, only read from then on: no lock
 	unit   repeat.Unit // likewise
-	of     *flights
+	of     *flights    // set by try, before anybody else sees it; nil until then
 	landed chan struct{} // closed at the end; nil if nobody waits
 	inside bool          // the handler runs
 }
@@ -99,9 +99,10 @@ func wait(ctx context.Context, landed <-chan struct{}, most time.Duration) error
 // UnitEnded ends the flight.
 func (f *flight) UnitEnded() { f.land() }
 
-// land lets others have the key. A flight may land twice, and a nil one too.
+// land lets others have the key. A flight may land twice, and one that was never
+// entered, or is nil, too.
 func (f *flight) land() {
-	if f == nil {
+	if f == nil || f.of == nil {
 		return
 	}
 	f.of.mu.Lock()

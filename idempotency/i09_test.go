@@ -145,6 +145,27 @@ func TestI9HijackedRequestIsCommittedWithoutAnAnswer(t *testing.T) {
 	}
 }
 
+func TestI9RepeatWhileTheHijackedConnectionIsOpen(t *testing.T) {
+	db := open(t)
+	once := newOnce()
+	once.OnWait(func() { t.Error("the repeat waits for the connection to end") })
+	hijacked, release := make(chan struct{}), make(chan struct{})
+	srv := serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}), once, handle(func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		if err := hijackAnswer(t, w); err != nil {
+			t.Error(err)
+		}
+		close(hijacked)
+		<-release
+	}))
+	want(t, post(t, srv.URL, "k", "x"), "200 ok")
+	<-hijacked
+	if got := post(t, srv.URL, "k", "x"); got.status != 410 {
+		t.Errorf("got %v, want a 410", got)
+	}
+	close(release)
+}
+
 func TestI9HijackThatFails(t *testing.T) {
 	// COMMIT is refused: the connection stays net/http's, and nothing is recorded.
 	db := open(t)

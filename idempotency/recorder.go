@@ -310,6 +310,7 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	rec.setHijack(hijacked)
+	rec.call.flight.land() // the record is there, and the connection may live for hours
 	return conn, buf, nil
 }
 
