@@ -29,9 +29,9 @@ type flights struct {
 
 // flight is a key in progress, from before its INSERT until its unit of work has ended.
 type flight struct {
-	id     recordID    // set by who makes it, only read from then on: no lock
-	unit   repeat.Unit // likewise
-	of     *flights    // set by try, before anybody else sees it; nil until then
+	id     recordID      // set by who makes it, only read from then on: no lock
+	unit   repeat.Unit   // likewise
+	of     *flights      // set by try, before anybody else sees it; nil until then
 	landed chan struct{} // closed at the end; nil if nobody waits
 	inside bool          // the handler runs
 }
