@@ -67,7 +67,6 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	for attempt := 1; ; attempt++ {
 		out := own.Clone(r.Context())
 		out.Body, out.GetBody = bodies.next, bodies.get
-		bodies.next = nil
 		res, err := t.base().RoundTrip(out)
 		if attempt >= t.attempts() || !bodies.again || !isRepeatable(r.Context(), res, err) {
 			return res, err

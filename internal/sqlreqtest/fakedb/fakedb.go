@@ -44,6 +44,9 @@ type DB struct {
 	// Rows are the rows of a query; nil: one row of the number 1.
 	Rows func(q string) [][]driver.Value
 
+	// Affected is how many rows a statement has changed; nil: 1.
+	Affected func(q string) int64
+
 	// Behind is a real database, which is asked whatever no function fails; nil: none.
 	Behind driver.Driver
 	// DSN opens connections to it.
@@ -416,7 +419,11 @@ func (c *conn) ExecContext(ctx context.Context, q string, args []driver.NamedVal
 		return nil, err
 	}
 	if c.behind == nil {
-		return driver.RowsAffected(1), c.d.done(ctx, q)
+		n := int64(1)
+		if f := hook(c.d, func(d *DB) func(string) int64 { return d.Affected }); f != nil {
+			n = f(q)
+		}
+		return driver.RowsAffected(n), c.d.done(ctx, q)
 	}
 	result, err := c.behind.ExecContext(ctx, q, args)
 	if err == nil {
