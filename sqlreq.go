@@ -65,7 +65,8 @@ type Registry struct {
 // again when a byte of the response has left (1xx responses aside), the connection was
 // hijacked, anything was committed (by Commit, by one of several databases, by a
 // Do under the request), an AfterCommit function has run, the body outgrew
-// BodyLimit, the outcome of a COMMIT is unknown, or Within is over.
+// BodyLimit, the outcome of a COMMIT is unknown (but see package idempotency, whose
+// record tells), or Within is over.
 type Retry struct {
 	Attempts  int                             // in all; 0 and 1: no retry
 	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB
