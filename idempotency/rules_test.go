@@ -163,7 +163,7 @@ func TestErrorHandlers(t *testing.T) {
 			if got := post(t, srv.URL, "k", "y"); !strings.Contains(got.String(), c.want) || got.status == 200 {
 				t.Errorf("got %v, want %q", got, c.want)
 			}
-			if (c.once != nil || c.registry != nil) && told != idempotency.ErrMismatch { //nolint:errorlint // the very error
+			if (c.once != nil || c.registry != nil) && told != idempotency.ErrMismatch {
 				t.Errorf("the ErrorHandler was told %v", told)
 			}
 			rows(t, db, 2, 1)

@@ -74,7 +74,7 @@ func onceServer(t *testing.T, db *sql.DB, options *sql.TxOptions, once *idempote
 }
 
 // order does some work and answers with bytes that no text has.
-func order(t *testing.T) http.HandlerFunc {
+func order(t *testing.T, size int) http.HandlerFunc {
 	var mu sync.Mutex
 	n := 0
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -88,7 +88,7 @@ func order(t *testing.T) http.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.WriteHeader(http.StatusCreated)
-		fmt.Fprintf(w, "order %d \x00\xff%s", mine, strings.Repeat("x", 100_000))
+		fmt.Fprintf(w, "order %d \x00\xff%s", mine, strings.Repeat("x", size))
 	}
 }
 
@@ -119,7 +119,7 @@ func TestOnce(t *testing.T) {
 		t.Run(d.name, func(t *testing.T) {
 			db := openOnce(t, d)
 			once := newOnce(d)
-			srv := onceServer(t, db, nil, once, nil, order(t))
+			srv := onceServer(t, db, nil, once, nil, order(t, 100_000))
 			first := make(map[string]string)
 			pairs := [][2]string{{"ann", "k"}, {"ANN", "k"}, {"ann", "K"}, {"ann |", "k"}, {"ann", `"k "`}, {"ä", "k"}, {"a", "k"}, {"", "k"}, {strings.Repeat("ä", 127), strings.Repeat("k", 255)}}
 			for round := range 3 {
@@ -196,7 +196,7 @@ func TestOnceDuplicates(t *testing.T) {
 							}
 						}
 					}
-					h := order(t)
+					h := order(t, 100_000)
 					var urls []string
 					for range 3 {
 						urls = append(urls, onceServer(t, db, options, newOnce(d), before, h).URL)
@@ -249,7 +249,7 @@ func TestOnceClientFoundRows(t *testing.T) {
 		}
 		for _, parameters := range []string{"clientFoundRows=true", "clientFoundRows=true&interpolateParams=true", "charset=latin1"} {
 			other := openDSN(t, d.driver, d.dsn(t)+sep+parameters)
-			srv := onceServer(t, other, nil, newOnce(d), nil, order(t))
+			srv := onceServer(t, other, nil, newOnce(d), nil, order(t, 100_000))
 			k := fmt.Sprint(len(parameters))
 			for i := range 2 {
 				if status, _, replayed := postOnce(t, srv.URL, "ä", k, "x"); status != 201 || replayed != (i == 1) {

@@ -229,7 +229,8 @@ func (u *Unit) startDeciding() bool {
 // anyLost reports whether a transaction cannot be committed any more, which fails
 // the unit. It waits for who ends one, and has not seen that the unit is deciding.
 func (u *Unit) anyLost() (lost bool) {
-	for _, s := range u.slots() {
+	var one [1]*txn.Slot // most units have one: no allocation
+	for _, s := range u.appendSlots(one[:0]) {
 		if !s.Open() || s.Lock(u.host.Context(), u.host.Context()) != nil {
 			continue
 		}
