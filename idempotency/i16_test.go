@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,10 +91,11 @@ func TestI11RequestThatIsOver(t *testing.T) {
 func TestI3TimeoutHandlerInBetween(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d fakedb.DB
-		slow := true
+		var slow atomic.Bool
+		slow.Store(true)
 		once := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
 			sqlreqtest.Exec(t, r.Context(), main, sqlreqtest.InsertWork)
-			if slow {
+			if slow.Load() {
 				time.Sleep(2 * time.Second) // by the clock of the bubble
 			}
 			w.WriteHeader(201)
@@ -105,7 +107,7 @@ func TestI3TimeoutHandlerInBetween(t *testing.T) {
 		if d.Count("COMMIT") != 0 || d.Count("ROLLBACK") != 1 {
 			t.Errorf("got %q", d.Log())
 		}
-		slow = false
+		slow.Store(false)
 		if rec := ask(t.Context(), h); rec.Code != 201 || d.Count("COMMIT") != 1 {
 			t.Errorf("got %d, %q", rec.Code, d.Log())
 		}
