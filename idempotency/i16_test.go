@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,10 +91,11 @@ func TestI11RequestThatIsOver(t *testing.T) {
 func TestI3TimeoutHandlerInBetween(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d fakedb.DB
-		slow := true
+		var slow atomic.Bool
+		slow.Store(true)
 		once := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
 			sqlreqtest.Exec(t, r.Context(), main, sqlreqtest.InsertWork)
-			if slow {
+			if slow.Load() {
 				time.Sleep(2 * time.Second) // by the clock of the bubble
 			}
 			w.WriteHeader(201)
@@ -105,7 +107,7 @@ func TestI3TimeoutHandlerInBetween(t *testing.T) {
 		if d.Count("COMMIT") != 0 || d.Count("ROLLBACK") != 1 {
 			t.Errorf("got %q", d.Log())
 		}
-		slow = false
+		slow.Store(false)
 		if rec := ask(t.Context(), h); rec.Code != 201 || d.Count("COMMIT") != 1 {
 			t.Errorf("got %d, %q", rec.Code, d.Log())
 		}
@@ -146,5 +148,53 @@ func TestI11CreateTableFails(t *testing.T) {
 	failing(&d, "CREATE")
 	if err := newOnce().CreateTable(t.Context(), db); err == nil || !strings.Contains(err.Error(), "idempotency_keys") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// slowClient is a response whose Writes wait.
+type slowClient struct {
+	*httptest.ResponseRecorder
+	reached, release chan struct{}
+}
+
+func (s *slowClient) Write(p []byte) (int, error) {
+	select {
+	case s.reached <- struct{}{}:
+	default:
+	}
+	<-s.release
+	return s.ResponseRecorder.Write(p)
+}
+
+func TestI16ARepeatKeepsNobodyWaiting(t *testing.T) {
+	db := open(t)
+	once := newOnce()
+	h := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(once.Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		fmt.Fprint(w, strings.Repeat("x", 200_000)) // more than is held
+	})))
+	if rec := ask(t.Context(), h); rec.Code != 200 {
+		t.Fatalf("got %d", rec.Code)
+	}
+	once.OnWait(func() { t.Error("a repeat waits for the client of another one") })
+	slow := &slowClient{httptest.NewRecorder(), make(chan struct{}, 1), make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r := httptest.NewRequest("POST", "/", strings.NewReader("x"))
+		r.Header.Set("Idempotency-Key", "k")
+		h.ServeHTTP(slow, r)
+	}()
+	<-slow.reached
+	if n := db.Stats().InUse; n != 0 {
+		t.Errorf("got %d connections in use, want none", n)
+	}
+	if rec := ask(t.Context(), h); rec.Code != 200 || rec.Body.Len() != 200_000 || rec.Header().Get("Idempotent-Replayed") != "true" {
+		t.Errorf("got %d with %d bytes", rec.Code, rec.Body.Len())
+	}
+	close(slow.release)
+	<-done
+	if slow.Body.Len() != 200_000 {
+		t.Errorf("the slow client got %d bytes", slow.Body.Len())
 	}
 }

@@ -110,6 +110,9 @@ func TestI5BoundaryInAnyPieces(t *testing.T) {
 	if digest(strings.NewReader("a"), boundary) == digest(strings.NewReader("b"), boundary) {
 		t.Error("two bodies have the same hash")
 	}
+	if digest(strings.NewReader("a"+boundary+"b"), boundary) == digest(strings.NewReader("ab"), boundary) {
+		t.Error("a body with a boundary has the hash of one without")
+	}
 }
 
 func digest(r io.Reader, boundary string) string {
