@@ -289,18 +289,15 @@ func TestG11SQLiteRolledBack(t *testing.T) {
 	}
 }
 
-func sqliteRolledBack(t *testing.T, driver string, dsn func(string) string) {
-	path := file(t)
-	db, second := openDSN(t, driver, dsn(path)), openDSN(t, driver, dsn(path))
-	tables(t, db, "account (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)", "ids (id INTEGER UNIQUE)")
-	exec(t, db, "INSERT INTO account VALUES (1, 0)", "INSERT INTO ids VALUES (1)")
-	orRollback := func(ctx context.Context, run runner) error {
+// endsSQLite returns two ways in which SQLite ends a transaction.
+func endsSQLite(t *testing.T) (orRollback, interrupted func(context.Context, runner) error) {
+	orRollback = func(ctx context.Context, run runner) error {
 		if err := run(ctx, "INSERT OR ROLLBACK INTO ids VALUES (1)"); err == nil {
 			t.Error("a second row with this id was taken")
 		}
 		return nil
 	}
-	interrupted := func(ctx context.Context, run runner) error {
+	interrupted = func(ctx context.Context, run runner) error {
 		ctx, cancel := context.WithCancel(ctx)
 		leave.Store(&cancel)
 		if err := run(ctx, "INSERT INTO orders WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'endless' FROM n WHERE sqlreq_leave() = 1"); err == nil {
@@ -308,9 +305,17 @@ func sqliteRolledBack(t *testing.T, driver string, dsn func(string) string) {
 		}
 		return nil
 	}
-	const again = "RolledBack Committed"
+	return orRollback, interrupted
+}
+
+func sqliteRolledBack(t *testing.T, driver string, dsn func(string) string) {
+	path := file(t)
+	db, second := openDSN(t, driver, dsn(path)), openDSN(t, driver, dsn(path))
+	tables(t, db, "account (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)", "ids (id INTEGER UNIQUE)")
+	exec(t, db, "INSERT INTO account VALUES (1, 0)", "INSERT INTO ids VALUES (1)")
+	orRollback, interrupted := endsSQLite(t)
+	const again, success = "RolledBack Committed", "CommitFailed?"
 	for _, guard := range []bool{false, true} {
-		success := "CommitFailed?"
 		for _, c := range []cell{
 			{name: "Key, a conflict", run: throughKey, swallowed: true, status: 500, outcomes: "Ended", after: 1},
 			{name: "Tx, a conflict", run: throughTx, swallowed: true, status: 500, outcomes: "Ended", after: 1},

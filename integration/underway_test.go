@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -41,82 +42,32 @@ func statementUnderWay(t *testing.T, d database, guard, retry, commit bool) {
 		t.Fatal(err)
 	}
 	defer heavy.Rollback()
-	binding := sqlreq.Binding{DB: db, Guard: guard}
-	release := heavy.Commit // of the row that the request has not seen changed
-	if d.driver == "mysql" {
-		if _, err := heavy.Exec("INSERT INTO ballast SELECT seq FROM seq_1_to_100"); err != nil {
-			t.Fatal(err)
-		}
-		release = func() error {
-			_, err := heavy.Exec("UPDATE account SET n = n + 1 WHERE id = 1") // a deadlock
-			return err
-		}
-	} else {
-		binding.TxOptions = func(context.Context, *http.Request) *sql.TxOptions {
-			return &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
-		}
-	}
-	if _, err := heavy.Exec("UPDATE account SET n = n + 1 WHERE id = 2"); err != nil {
-		t.Fatal(err)
-	}
-
-	returning := make(chan struct{}) // closed when the handler has nothing left to do but to return, or to commit
-	statement := make(chan error, 1)
-	var attempts atomic.Int32
-	again := sqlreq.Retry{}
-	if retry {
-		again.Attempts = 3
-	}
-	s := newService(t, binding, again, func(w http.ResponseWriter, r *http.Request) error {
-		ctx := r.Context()
-		for _, query := range []string{"INSERT INTO orders VALUES ('order')", "UPDATE account SET n = n + 1 WHERE id = 1"} {
-			if _, err := key.ExecContext(ctx, query); err != nil {
-				return err
-			}
-		}
-		if attempts.Add(1) > 1 {
-			return nil
-		}
-		go func() {
-			_, err := key.ExecContext(ctx, "UPDATE account SET n = n + 1 WHERE id = 2")
-			statement <- err
-		}()
-		if err := until("the statement waits", func() bool { return waitsForRow(d, second) }); err != nil {
-			t.Error(err)
-		}
-		close(returning)
-		if commit {
-			if err := sqlreq.Commit(ctx); err == nil {
-				t.Error("Commit has succeeded, though the transaction was lost")
-			} else {
-				return err
-			}
-		}
-		return nil
-	})
-	go func() {
-		<-returning
-		if err := release(); err != nil {
-			t.Error(err)
-		}
-	}()
+	binding, conflict := conflicting(t, d, heavy)
+	binding.DB, binding.Guard = db, guard
+	u := &underWay{t: t, d: d, second: second, commit: commit, returning: make(chan struct{}), statement: make(chan error, 1)}
 	status, events, hooks, rows := http.StatusServiceUnavailable, "RolledBack", "r", 0
 	if d.driver != "mysql" { // COMMIT is sent, and answered with ROLLBACK; or Guard's RELEASE, and refused
 		status, events = http.StatusInternalServerError, "CommitFailed"
 	}
+	again := sqlreq.Retry{}
 	if retry {
+		again.Attempts = 3
 		status, events, hooks, rows = http.StatusOK, events+" Committed", "rc", 1
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := <-statement; !sqlreq.IsRetryable(err) {
+	s := newService(t, binding, again, u.serve)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-u.returning
+		if err := conflict(); err != nil {
+			t.Error(err)
+		}
+		if err := <-u.statement; !sqlreq.IsRetryable(err) {
 			t.Errorf("the statement: got %v, want a conflict", err)
 		}
 		_ = heavy.Rollback() // so that a second attempt finds no lock
-	}()
+	})
 	s.want("/", status)
-	<-done
+	wg.Wait()
 	if r := s.of("/"); outcomesOf(r) != events || r.hooks != hooks {
 		t.Errorf("got %s, hooks %q (%v), want %s, hooks %q", outcomesOf(r), r.hooks, r.last().Err, events, hooks)
 	}
@@ -124,6 +75,70 @@ func statementUnderWay(t *testing.T, d database, guard, retry, commit bool) {
 		t.Errorf("%d orders, want %d", got, rows)
 	}
 	idle(t, db)
+}
+
+// conflicting makes another transaction lock the account 2, and returns what lets the
+// statement that waits for it meet a conflict: a deadlock on MariaDB, a change that it has not
+// seen on PostgreSQL.
+func conflicting(t *testing.T, d database, heavy *sql.Tx) (b sqlreq.Binding, conflict func() error) {
+	t.Helper()
+	queries := []string{"UPDATE account SET n = n + 1 WHERE id = 2"}
+	conflict = heavy.Commit
+	b.TxOptions = func(context.Context, *http.Request) *sql.TxOptions {
+		return &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
+	}
+	if d.driver == "mysql" {
+		queries = append(queries, "INSERT INTO ballast SELECT seq FROM seq_1_to_100")
+		conflict = func() error {
+			_, err := heavy.Exec("UPDATE account SET n = n + 1 WHERE id = 1")
+			return err
+		}
+	}
+	for _, query := range queries {
+		if _, err := heavy.Exec(query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b, conflict
+}
+
+// underWay is a handler that leaves a statement under way in its first attempt.
+type underWay struct {
+	t         *testing.T
+	d         database
+	second    *sql.DB
+	commit    bool          // it calls Commit
+	returning chan struct{} // closed when it has nothing left to do but to return, or to commit
+	statement chan error    // what the statement has returned
+	attempts  atomic.Int32
+}
+
+func (u *underWay) serve(w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	for _, query := range []string{"INSERT INTO orders VALUES ('order')", "UPDATE account SET n = n + 1 WHERE id = 1"} {
+		if _, err := key.ExecContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	if u.attempts.Add(1) > 1 {
+		return nil
+	}
+	go func() {
+		_, err := key.ExecContext(ctx, "UPDATE account SET n = n + 1 WHERE id = 2")
+		u.statement <- err
+	}()
+	if err := until("the statement waits", func() bool { return waitsForRow(u.d, u.second) }); err != nil {
+		u.t.Error(err)
+	}
+	close(u.returning)
+	if !u.commit {
+		return nil
+	}
+	err := sqlreq.Commit(ctx)
+	if err == nil {
+		u.t.Error("Commit has succeeded, though the transaction was lost")
+	}
+	return err
 }
 
 // waitsForRow reports whether a transaction waits for another's row.

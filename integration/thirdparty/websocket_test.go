@@ -2,7 +2,6 @@ package thirdparty
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +11,6 @@ import (
 
 	coder "github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
-
-	"github.com/sqlreq/sqlreq"
 )
 
 // gorillaEcho hijacks and writes its 101 to the connection itself.
@@ -164,7 +161,7 @@ func wantRefused(t *testing.T, resp *http.Response, err error) {
 	}
 }
 
-// A connection outlives what was committed for it: each message is a transaction, ended by the handler.
+// A connection is no unit of work: each message is one, by Do.
 func TestWebsocketHandlerCommitsEachMessage(t *testing.T) {
 	s := newSite(t)
 	failed := make(chan error, 1)
@@ -180,7 +177,7 @@ func TestWebsocketHandlerCommitsEachMessage(t *testing.T) {
 			if err != nil {
 				return
 			}
-			if err := errors.Join(s.add(r.Context(), false), sqlreq.Commit(r.Context())); err != nil {
+			if err := s.reg.Do(r.Context(), func(ctx context.Context) error { return s.add(ctx, false) }); err != nil {
 				failed <- err
 				return
 			}

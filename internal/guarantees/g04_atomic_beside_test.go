@@ -414,3 +414,28 @@ func TestG4AtomicEnteredBesideAnother(t *testing.T) {
 		j.Check(t)
 	}
 }
+
+// A BEGIN that is under way when the Atomic ends is no part of it any more: it
+// belongs to what is around, and does not keep the unit from its COMMIT.
+func TestG4AtomicEndsDuringABegin(t *testing.T) {
+	j, bindings := newJournal(t, "a")
+	begin := fakedb.NewPoint()
+	j.On = func(_ context.Context, line string) error {
+		if line == "a BEGIN" {
+			begin.Wait()
+		}
+		return nil
+	}
+	reg := sqlreqtest.NewRegistry(t, bindings...)
+	asRequest(reg, func(ctx context.Context) error {
+		used := make(chan error, 1)
+		inAtomic(t, ctx, reg, nil, func(ctx context.Context) error {
+			go func() { _, err := sqlreq.Key("a").ExecContext(ctx, "LATE"); used <- err }()
+			begin.Reached()
+			return nil
+		})
+		begin.Release()
+		return errors.Join(<-used, exec(t, nil, "AFTER", "a")(ctx))
+	}).ok(t)
+	j.Check(t, "a BEGIN", "a LATE", "a AFTER", "a COMMIT")
+}

@@ -59,8 +59,8 @@ func TestSlotAfterBeginFails(t *testing.T) {
 		ended string
 	}{
 		{"an error", func(*world, context.CancelFunc) error { return errPlain }, "returned", beginRefused + "plain", "rolled back: plain"},
-		{"a panic", func(*world, context.CancelFunc) error { panic("of the program") }, "panicked", "", ""},
-		{"an exit", func(*world, context.CancelFunc) error { return exits(background) }, "exited", "", ""},
+		{"a panic", func(*world, context.CancelFunc) error { panic("of the program") }, "panicked", "", notReturned},
+		{"an exit", func(*world, context.CancelFunc) error { return exits(background) }, "exited", "", notReturned},
 		{"the end of the caller", func(_ *world, end context.CancelFunc) error { end(); return nil }, "returned", beginRefused + "context canceled", "rolled back"},
 		{"the end of the unit", func(w *world, _ context.CancelFunc) error { w.Slot.Close(); return nil }, "returned", finishedText, "rolled back"},
 	} {
@@ -74,10 +74,10 @@ func TestSlotAfterBeginFails(t *testing.T) {
 				a.AfterBegin = func(context.Context, *sql.Tx) error { return row.fn(w, end) }
 				var err error
 				came := called(func() { _, err = w.Use(ctx, a) })
-				if came != row.came || errText(errAsBegin(err)) != row.err || resultIn(err) != row.ended {
-					t.Errorf("%s %+v: it %s with %v, %s", row.name, k, came, err, resultIn(err))
+				if came != row.came || errText(errAsBegin(err)) != row.err || refusedOf(a) != row.ended {
+					t.Errorf("%s %+v: it %s with %v, %s", row.name, k, came, err, refusedOf(a))
 				}
-				if a.Refused == nil || a.Refused.Outcome != RolledBack || a.Refused.Opener != Opener(&w.key) {
+				if a.Refused == nil || a.Refused.Opener != Opener(&w.key) {
 					t.Errorf("%s %+v: refused is %+v", row.name, k, a.Refused)
 				}
 				synctest.Wait()

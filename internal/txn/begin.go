@@ -292,7 +292,7 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 	if tx != nil {
 		s.end(&ending{unit: a.Unit, refused: !a.ran, late: closed || !inTime, cause: err})
 		r := s.Result()
-		refused.Result, a.Refused = &r, &r
+		a.Refused = &r
 	}
 	if s.closed.Load() {
 		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason

@@ -52,8 +52,8 @@ var beginFaults = []beginFault{
 	{guarded, "BEGIN", ignores, "caller", "returned", beginRefused + "context canceled", "rolled back: context canceled", "BEGIN; ROLLBACK"},
 	{guarded, saveGuard, fails(errPlain), "", "returned", beginRefused + "plain", "rolled back: plain", "BEGIN; " + saveGuard + "; ROLLBACK"},
 	{guarded, saveGuard, fails(sql.ErrTxDone), "", "returned", beginRefused + sql.ErrTxDone.Error(), "rolled back: " + sql.ErrTxDone.Error(), "BEGIN; " + saveGuard + "; ROLLBACK"},
-	{guarded, saveGuard, panics, "", "panicked", "", "", "BEGIN; " + saveGuard + "; ROLLBACK"},
-	{guarded, saveGuard, exits, "", "exited", "", "", "BEGIN; " + saveGuard + "; ROLLBACK"},
+	{guarded, saveGuard, panics, "", "panicked", "", notReturned, "BEGIN; " + saveGuard + "; ROLLBACK"},
+	{guarded, saveGuard, exits, "", "exited", "", notReturned, "BEGIN; " + saveGuard + "; ROLLBACK"},
 	{guarded, saveGuard, untilDone, "caller", "returned", beginRefused + "context canceled", "rolled back: context canceled", "BEGIN; " + saveGuard + "; ROLLBACK"},
 	{guarded, saveGuard, untilDone, "unit", "returned", beginRefused + "context canceled", "rolled back: context canceled", "BEGIN; " + saveGuard + "; ROLLBACK"},
 	{guarded, saveGuard, untilDone, "slot", "returned", finishedText, "rolled back: context canceled", "BEGIN; " + saveGuard + "; ROLLBACK"},
@@ -68,6 +68,8 @@ var beginFaults = []beginFault{
 	{test, saveTx, ignores, "unit", "returned", beginRefused + "context canceled", "rolled back", saveTx + "; " + backInTest},
 	{test, saveTx, ignores, "slot", "returned", finishedText, "rolled back", saveTx + "; " + backInTest},
 }
+
+const notReturned = "rolled back: sqlreq: the driver, or AfterBegin, did not return"
 
 const finishedText = "sqlreq: the request is finished; for later work use Registry.Do(context.WithoutCancel(ctx), ...)"
 
@@ -112,7 +114,7 @@ func (f beginFault) run(t *testing.T) {
 	if came != f.came || errText(errAsBegin(err)) != f.err || tx != nil {
 		t.Errorf("it %s with %v, %v, want %s with %s", came, tx, err, f.came, f.err)
 	}
-	if got := resultIn(err); got != f.ended {
+	if got := refusedOf(a); got != f.ended {
 		t.Errorf("the result is %q, want %q", got, f.ended)
 	}
 	if got := w.since(asked); got != f.asked {
@@ -129,18 +131,18 @@ func errAsBegin(err error) error {
 	return err
 }
 
-// resultIn describes the Result in a *BeginError.
-func resultIn(err error) string {
-	var b *BeginError
-	if !errors.As(err, &b) || b.Result == nil {
+// refusedOf describes what a says of a transaction that was begun and ended at once.
+func refusedOf(a *Ask) string {
+	r := a.Refused
+	if r == nil {
 		return ""
 	}
-	text := describeResult(*b.Result, "returned")
-	if b.Result.Times == nil {
+	text := describeResult(*r, "returned")
+	if r.Times == nil {
 		text += " without times"
 	}
-	if b.Result.Err != nil {
-		text += ": " + b.Result.Err.Error()
+	if r.Err != nil {
+		text += ": " + r.Err.Error()
 	}
 	return text
 }
@@ -204,7 +206,7 @@ func endedBefore(t *testing.T, k kind, who string, wait bool) {
 	}
 	err := <-got
 	var b *BeginError
-	if !errors.As(err, &b) || b.Err != context.Canceled || b.Key != "k" || b.Result != nil {
+	if !errors.As(err, &b) || b.Err != context.Canceled || b.Key != "k" || a.Refused != nil {
 		t.Errorf("got %#v", err)
 	}
 	if wait {

@@ -437,9 +437,10 @@ func TestSlotRefusedSaysNothing(t *testing.T) {
 		w := newWorld(t, guarded)
 		w.at(saveGuard, fails(errPlain))
 		w.at("ROLLBACK", fails(answer))
-		_, err := w.use(background)
+		a := w.ask(ForStatement)
+		_, _ = w.Use(background, a)
 		want := map[bool]string{true: "rolled back, unheard", false: "rolled back"}[answer == errNetwork]
-		if got := resultIn(err); got != want+" without times: plain" {
+		if got := refusedOf(a); got != want+" without times: plain" {
 			t.Errorf("%v: got %s", answer, got)
 		}
 	}

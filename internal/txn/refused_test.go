@@ -39,13 +39,14 @@ func TestRefusedBeginIsRolledBack(t *testing.T) {
 			}
 			var s Slot
 			s.Init(fake.Open(t), nil)
-			_, err := s.Use(t.Context(), &Ask{Opener: refusedOpener{}, Unit: t.Context(), Begins: new(atomic.Int32)})
+			a := &Ask{Opener: refusedOpener{}, Unit: t.Context(), Begins: new(atomic.Int32)}
+			_, err := s.Use(t.Context(), a)
 			var b *BeginError
-			if !errors.As(err, &b) || !errors.Is(err, errSavepoint) || b.Result == nil {
+			if !errors.As(err, &b) || !errors.Is(err, errSavepoint) || a.Refused == nil {
 				t.Fatalf("got %v, want the error of the savepoint, with a result", err)
 			}
-			if b.Result.Outcome != RolledBack || b.Result.Stored {
-				t.Errorf("got outcome %d, stored %t, want RolledBack, nothing stored", b.Result.Outcome, b.Result.Stored)
+			if a.Refused.Outcome != RolledBack || a.Refused.Stored {
+				t.Errorf("got outcome %d, stored %t, want RolledBack, nothing stored", a.Refused.Outcome, a.Refused.Stored)
 			}
 		})
 	}

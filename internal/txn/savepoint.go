@@ -121,9 +121,6 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		key = s.by.Name()
 	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
-	if isOpen && key == "" {
-		key = s.by.Name()
-	}
 	switch aborted := s.abortedBy(); {
 	case !isOpen:
 		return nil, nil

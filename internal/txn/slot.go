@@ -400,9 +400,8 @@ func beginError(key string, err error) error {
 
 // BeginError is what a use gets when there is no transaction for it.
 type BeginError struct {
-	Key    string
-	Err    error
-	Result *Result // of a transaction that was begun and ended at once, otherwise nil
+	Key string
+	Err error
 }
 
 // Error names the key.

@@ -110,7 +110,7 @@ func TestSlotWaitInATest(t *testing.T) {
 				}
 				end()
 				var b *BeginError
-				if err := <-got; !errors.As(err, &b) || b.Err != context.Canceled || b.Result != nil {
+				if err := <-got; !errors.As(err, &b) || b.Err != context.Canceled || a.Refused != nil {
 					t.Errorf("got %v", err)
 				}
 				waits.inState("idle")

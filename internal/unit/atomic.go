@@ -161,9 +161,14 @@ func (u *Unit) appendSlots(slots []*txn.Slot) []*txn.Slot {
 
 func nameOf(sp *txn.Savepoint) string { return sp.Slot().Opener().Name() }
 
+// joinIf joins the errors, either of which may be nil. The end of the unit in the
+// middle of an Atomic is told once, however many savepoints it met.
 func joinIf(err, other error) error {
-	if other == nil {
+	switch {
+	case other == nil, err == txn.ErrFinished && other == txn.ErrFinished:
 		return err
+	case err == nil:
+		return other
 	}
 	return errors.Join(err, other)
 }

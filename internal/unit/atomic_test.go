@@ -371,6 +371,50 @@ func TestUnitAtomicFails(t *testing.T) {
 	}
 }
 
+// An Atomic that returns before one inside of it has is undone, and the unit fails:
+// the inner one would stay, or be undone, by halves. Until that returns it is the open one.
+func TestUnitAtomicInnerOpen(t *testing.T) {
+	for _, fails := range []error{nil, errPlain} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			goes := make(chan bool)
+			inner := make(chan error, 1)
+			err := w.atomic(background, func(in context.Context) error {
+				go func() { inner <- w.atomic(in, func(context.Context) error { <-goes; return nil }) }()
+				synctest.Wait()
+				return fails
+			})
+			if !errors.Is(err, errInnerOpen) || fails != nil && !errors.Is(err, fails) || w.Err() != errInnerOpen {
+				t.Errorf("got %v, the unit failed with %v", err, w.Err())
+			}
+			if err := w.atomic(background, nil); err == nil {
+				t.Error("another one beside the inner one")
+			}
+			close(goes)
+			must(0, <-inner)(t)
+			must(0, w.atomic(background, nil))(t)
+			w.Abandon()
+		})
+	}
+}
+
+// With the context of an Atomic that was undone nothing is begun and no function registered.
+func TestUnitAtomicUndoneContext(t *testing.T) {
+	const undone = `sqlreq: key "a": the Savepoint of this context was rolled back; use the context around it`
+	w := newWorld(t)
+	a := w.bind("a")
+	var in context.Context
+	_ = w.atomic(background, func(ctx context.Context) error { in = ctx; return errPlain })
+	if _, err := w.use(in, a); errText(err) != undone {
+		t.Errorf("a use: got %v", err)
+	}
+	if err := w.AddBefore(in, background, background, background, a, fails(nil)); errText(err) != undone {
+		t.Errorf("AddBefore: got %v", err)
+	}
+	w.check("fn")
+	w.Abandon()
+}
+
 // Under a Binding.Tx it is the same, with a savepoint in the savepoint.
 func TestUnitAtomicInATest(t *testing.T) {
 	w := newWorld(t)

@@ -152,10 +152,10 @@ func (d *decision) run(ctx context.Context) error {
 	}
 }
 
-var errNotDecided = errors.New("sqlreq: a BeforeCommit function panicked")
+var errNotDecided = errors.New("sqlreq: a BeforeCommit function did not return")
 
 // call calls f. An error fails the unit, and so does a panic, should somebody
-// recover it.
+// recover it, or a Goexit.
 func (d *decision) call(f *before) error {
 	err := errNotDecided
 	defer func() { d.unit.fail(f.at, err) }()

@@ -94,6 +94,7 @@ func no(int, []any) bool { return false }
 // and nothing is committed any more.
 func TestUnitBeforeFails(t *testing.T) {
 	const rolledBack = "a: BEGIN; first; a: ROLLBACK; a was rolled back; a -"
+	const notReturned = "sqlreq: a BeforeCommit function did not return"
 	for _, row := range []struct {
 		end  string
 		fn   func(w *world, at context.Context) function
@@ -108,9 +109,9 @@ func TestUnitBeforeFails(t *testing.T) {
 		{"Finish", failsTheUnit, "returned", "plain", "plain", rolledBack},
 		{"Commit", failsTheUnit, "returned", `sqlreq: commit on key "a" refused: plain`, "plain", "a: BEGIN; first"},
 		{"Hijack", failsTheUnit, "returned", "plain", "plain", "a: BEGIN; first"},
-		{"Finish", does(panics), "panicked", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
-		{"Commit", does(panics), "panicked", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
-		{"Hijack", does(exits), "exited", "", "sqlreq: a BeforeCommit function panicked", "a: BEGIN; first"},
+		{"Finish", does(panics), "panicked", "", notReturned, "a: BEGIN; first"},
+		{"Commit", does(panics), "panicked", "", notReturned, "a: BEGIN; first"},
+		{"Hijack", does(exits), "exited", "", notReturned, "a: BEGIN; first"},
 	} {
 		w := newWorld(t)
 		a := w.bind("a")
@@ -215,20 +216,24 @@ func TestUnitBeforeRegisteredLate(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				a := w.bind("a")
-				w.before(background, a, "early", nil)
-				o := must(w.Begin(background, background, a, txn.ForStatement, nil))(t)
+				var o Open
+				w.begin(a)
+				w.before(background, a, "early", func(context.Context) error {
+					o = must(w.Begin(background, background, a, txn.ForStatement, nil))(t)
+					return nil
+				})
 				got := make(chan error, 1)
 				go func() { got <- ends[end](w, a) }()
 				synctest.Wait()
-				w.check("a: BEGIN")
+				w.check("a: BEGIN; early")
 				w.before(background, a, "late", fails(fn))
 				o.Done()
 				if err := <-got; !errors.Is(err, fn) {
 					t.Errorf("%s: got %v", end, err)
 				}
-				want := "early; late; a: COMMIT; a was committed"
+				want := "late; a: COMMIT; a was committed"
 				if fn != nil {
-					want = "early; late"
+					want = "late"
 				}
 				w.check(want)
 				w.Abandon()
@@ -237,7 +242,30 @@ func TestUnitBeforeRegisteredLate(t *testing.T) {
 	}
 }
 
-// The same between the last function at the end of the unit and its end.
+// A COMMIT waits for the statements under way before the functions run: these may
+// check what they wrote.
+func TestUnitBeforeAfterStatements(t *testing.T) {
+	for _, end := range []string{"Commit", "Hijack"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			a := w.bind("a")
+			w.before(background, a, "early", nil)
+			o := must(w.Begin(background, background, a, txn.ForStatement, nil))(t)
+			got := make(chan error, 1)
+			go func() { got <- ends[end](w, a) }()
+			synctest.Wait()
+			w.before(background, a, "late", nil)
+			w.check("a: BEGIN")
+			o.Done()
+			must(0, <-got)(t)
+			w.check("early; late; a: COMMIT; a was committed")
+			w.Abandon()
+		})
+	}
+}
+
+// One that was registered between the last function at the end of the unit and its
+// end runs too.
 func TestUnitStartEnding(t *testing.T) {
 	w := newWorld(t)
 	a := w.bind("a")
@@ -246,19 +274,15 @@ func TestUnitStartEnding(t *testing.T) {
 	if started, again := w.startEnding(true); started || !again || w.Over() {
 		t.Errorf("to commit: got %v, %v", started, again)
 	}
-	w.leave()
-	if started, again := w.startEnding(true); !started || again {
+	w.leave() // which finish has looked at: no context is asked under the mutex
+	if started, again := w.startEnding(true); started || !again {
 		t.Errorf("without a client: got %v, %v", started, again)
+	}
+	if started, again := w.startEnding(false); !started || again {
+		t.Errorf("to roll back: got %v, %v", started, again)
 	}
 	if started, again := w.startEnding(true); started || again {
 		t.Errorf("twice: got %v, %v", started, again)
-	}
-	w = newWorld(t)
-	a = w.bind("a")
-	w.before(background, a, "late", nil)
-	w.begin(a)
-	if started, again := w.startEnding(false); !started || again {
-		t.Errorf("to roll back: got %v, %v", started, again)
 	}
 }
 

@@ -72,7 +72,6 @@ func (u *Unit) endUnused() bool {
 // startEnding reports whether there is anything to end. again is true if it is to be
 // committed, and a BeforeCommit function is to run first, or runs.
 func (u *Unit) startEnding(commit bool) (started, again bool) {
-	commit = commit && u.host.Context().Err() == nil
 	u.mu.Lock()
 	if u.state < ending {
 		again = commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)

@@ -156,7 +156,7 @@ func (s *stateTest) addHook(b *binding) string {
 // describe says in which state the unit is.
 func (s *stateTest) describe() string {
 	s.Unit.mu.Lock()
-	text := [...]string{"running", "deciding", "ending", "ended"}[s.state]
+	text := [...]string{"running", "deciding", "hijacked", "ending", "ended"}[s.state]
 	if s.used.Load() == nil {
 		text += " unused"
 	}
