@@ -120,10 +120,7 @@ func (u *Unit) PersistInBegin(p Persist) {
 func (u *Unit) persists(ctx context.Context, err error, n int) bool {
 	p := u.persistence()
 	var failed *txn.BeginError
-	if p == nil || !errors.As(err, &failed) || !sqlerr.Unreachable(failed.Err) || ctx.Err() != nil {
-		return false
-	}
-	if r := failed.Result; r != nil && r.Outcome == txn.Ended {
+	if p == nil || !errors.As(err, &failed) || !sqlerr.Unreachable(failed.Err) || ctx.Err() != nil || u.unknown() != nil {
 		return false
 	}
 	return p(ctx, n)
