@@ -190,9 +190,10 @@ func Fail(ctx context.Context, err error) error {
 // cause; nil is an error as well. AfterRollback functions run, and AfterCommit
 // functions do not, also where nothing was begun; a retryable cause is run again as
 // long as the response is held. What an explicit [Commit] has committed stays; a
-// later one is refused, and so is Hijack. The first of it and [Fail] counts. It is
-// logged at debug level. Errors are [ErrNoRegistry] and [ErrFinished]. In a Do its
-// cause is the error of the Do. It may be called from any goroutine.
+// later one is refused; Hijack rolls back and takes the connection. The first of it
+// and [Fail] counts. It is logged at debug level. Errors are [ErrNoRegistry] and
+// [ErrFinished]; after Hijack it only logs. In a Do its cause is the error of the Do.
+// It may be called from any goroutine.
 func RollbackOnly(ctx context.Context, cause error) error {
 	s := scopeOf(ctx)
 	switch {

@@ -89,7 +89,7 @@ func TestG4RollbackOnly(t *testing.T) {
 			_ = sqlreq.Fail(ctx, sqlreq.Errorf(418, "first"))
 			rollbackOnly(t, ctx)
 			return nil
-		}, 418, http.StatusText(418) + "\n", back, "rollback rollback-other", 0},
+		}, http.StatusTeapot, http.StatusText(http.StatusTeapot) + "\n", back, "rollback rollback-other", 0},
 		"after Commit": {func(t *testing.T, w w, ctx context.Context) error {
 			sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
 			if err := sqlreq.Commit(ctx); err != nil {

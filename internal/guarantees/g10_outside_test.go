@@ -186,7 +186,7 @@ func TestG10NilSuppressesTheLength(t *testing.T) {
 func superfluousCall(w http.ResponseWriter) { w.WriteHeader(204) }
 
 func superfluousRedirect(w http.ResponseWriter) {
-	http.Redirect(w, &http.Request{Method: "GET"}, "http://test/", 302)
+	http.Redirect(w, &http.Request{Method: "GET"}, "http://test/", http.StatusFound)
 }
 
 func TestG10SuperfluousWriteHeaderIsLogged(t *testing.T) {

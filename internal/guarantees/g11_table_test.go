@@ -275,7 +275,7 @@ func (pipe) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // serve runs the handler of the way, and returns what it has shown and the error
 // that was given to ErrorHandler, or returned by Do.
-func (w way) serve(t *testing.T, reg *sqlreq.Registry, c cell, log *sqlreqtest.Recorder, wrap func(http.Handler) http.Handler) (s seen, given error, rec *httptest.ResponseRecorder) {
+func (w way) serve(t *testing.T, reg *sqlreq.Registry, c cell, log *sqlreqtest.Recorder, wrap func(http.Handler) http.Handler) (s seen, rec *httptest.ResponseRecorder, given error) {
 	t.Helper()
 	reg.Retry = sqlreqtest.Retries(w.attempts)
 	log.Watch(reg)
@@ -296,7 +296,7 @@ func (w way) serve(t *testing.T, reg *sqlreq.Registry, c cell, log *sqlreqtest.R
 		given = reg.Do(t.Context(), func(ctx context.Context) error {
 			return handle(nil, httptest.NewRequestWithContext(ctx, "GET", "/", nil))
 		})
-		return seen{0, log.Events(), log.Words()}, given, rec
+		return seen{0, log.Events(), log.Words()}, rec, given
 	}
 	h := wrap(reg.Middleware(sqlreq.HandlerFunc(handle)))
 	panicked := sqlreqtest.Panicked(func() { h.ServeHTTP(pipe{rec}, httptest.NewRequest("POST", "/", nil)) })
@@ -304,7 +304,7 @@ func (w way) serve(t *testing.T, reg *sqlreq.Registry, c cell, log *sqlreqtest.R
 		s.code = 0
 	}
 	s.events, s.hooks = log.Events(), log.Words()
-	return s, given, rec
+	return s, rec, given
 }
 
 func plainly(h http.Handler) http.Handler { return h }
@@ -319,7 +319,7 @@ func TestG11TableOfARollbackThatWasNone(t *testing.T) {
 				d := c.database()
 				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t), Guard: c.guard})
 				var log sqlreqtest.Recorder
-				got, given, rec := w.serve(t, reg, c, &log, plainly)
+				got, rec, given := w.serve(t, reg, c, &log, plainly)
 				checkWay(t, w, c, got, given, rec, &log)
 				if n := d.Counts().Open; n != 0 {
 					t.Errorf("%d transactions are open", n)
@@ -412,7 +412,7 @@ func TestG11TableNestedAndWithTwoKeys(t *testing.T) {
 				outer.Retry = sqlreqtest.Retries(w.attempts)
 				var log sqlreqtest.Recorder
 				outer.Logger = log.Logger()
-				got, given, rec := w.serve(t, reg, c, &log, func(next http.Handler) http.Handler {
+				got, rec, given := w.serve(t, reg, c, &log, func(next http.Handler) http.Handler {
 					return outer.Middleware(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 						sqlreqtest.Exec(t, r.Context(), "other", "INSERT")
 						next.ServeHTTP(rw, r)

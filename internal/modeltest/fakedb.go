@@ -228,6 +228,9 @@ func (c *Session) Run(query string, end func()) (string, error) {
 	if c.aborted && (call == Exec || call == Save || call == Release) {
 		return "", StateError("25P02")
 	}
+	if call == Save && c.tx != nil {
+		c.noteStatement(fault) // its error tells the library as much
+	}
 	value, err := c.carryOut(call, query, arg, fault, end)
 	if err != nil && c.layers != nil && s.Engine == PostgreSQL {
 		c.aborted = true

@@ -39,7 +39,7 @@ type Transaction struct {
 	Raw      bool // by *sql.Tx, behind the library's back
 	Behind   bool // the server has ended it before that
 	Unseen   bool // and no statement of a Key has told, or more was done after it by *sql.Tx
-	Told     bool // a statement of a Key was answered with an error that may end a transaction
+	Told     bool // a statement, or a savepoint, of a Key was answered with an error that may end a transaction
 	Used     bool // a statement was run on *sql.Tx
 	Reopened bool // then a SAVEPOINT began another one, as in SQLite
 	Mute     bool // the server did not answer a statement that was to end it, or a savepoint

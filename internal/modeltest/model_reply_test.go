@@ -3,6 +3,7 @@ package modeltest
 import (
 	"fmt"
 	"net/http"
+	"slices"
 )
 
 // reply is the response as it is put together.
@@ -15,6 +16,8 @@ type reply struct {
 	written   int
 	streaming bool
 	hijacked  bool
+	stands    bool // an answer of 400 or more was flushed, and no CommitIf is asked
+	flushed   int  // bytes of the body that the last Flush has sent for certain
 	late      bool // a status of 400 or more was set while one below 400 streamed
 }
 
@@ -58,9 +61,14 @@ func (r *reply) write(s string) *failure {
 	return nil
 }
 
-func (r *reply) flush() {
+// flush is Flush. final says that nothing can make an answer of 400 or more a success.
+func (r *reply) flush(final bool) {
 	if r.status == 0 {
 		r.set(200)
+	}
+	if final && r.status >= 400 {
+		r.stands, r.streaming, r.flushed = true, true, len(r.body)
+		return
 	}
 	completes := r.req.method == "HEAD" || r.noBody() || r.declared >= 0 && r.written >= r.declared
 	r.streaming = r.streaming || !completes
@@ -91,7 +99,7 @@ func (m *model) serve(req *request) {
 		if ex != stays {
 			u.panicked = true
 			u.end(false)
-			m.want = append(m.want, m.left(res, ex))
+			m.want = append(m.want, u.left(res, ex))
 			return
 		}
 		if f != nil && req.plain {
@@ -131,6 +139,11 @@ func (u *unit) conflict(status int) bool {
 	return u.err.retry || u.met && (u.err.status == 0 || u.err.status >= 500)
 }
 
+// mayVeto reports whether a registry that was entered has a CommitIf.
+func (u *unit) mayVeto() bool {
+	return slices.ContainsFunc(u.apps, func(app int) bool { return u.p.apps[app].commitIf != 0 })
+}
+
 // wants asks who may veto.
 func (u *unit) wants(status int) bool {
 	asked := false
@@ -146,19 +159,43 @@ func (u *unit) wants(status int) bool {
 }
 
 // left is the answer when a panic, or Goexit, left the middleware.
-func (m *model) left(res *reply, ex exit) answer {
+func (u *unit) left(res *reply, ex exit) answer {
+	if res.stands {
+		return u.leftStanding(res, ex)
+	}
 	if res.hijacked {
 		return answer{complete: true, statuses: []int{200}, bodies: []string{"hijacked"}, left: pick(ex == panics, programPanic, "exit")}
 	}
 	a := answer{silent: !res.streaming, written: res.body, left: pick(ex == panics, programPanic, "exit")}
-	if ex == panics && m.req.recover && !res.streaming {
+	if ex == panics && u.req.recover && !res.streaming {
 		return answer{complete: true, statuses: []int{500}, bodies: []string{"recovered\n"}, left: a.left}
 	}
 	return a
 }
 
+// leftStanding is left for an answer that stands. Where its end is sent after the
+// handler, net/http does not send it, and keeps what was not flushed.
+func (u *unit) leftStanding(res *reply, ex exit) answer {
+	a := answer{
+		complete: true, streamed: true, statuses: []int{res.status}, bodies: []string{res.body},
+		handler: fmt.Sprint(u.attempt), left: pick(ex == panics, programPanic, "exit"),
+	}
+	switch {
+	case res.req.method == "HEAD":
+	case ex == panics && res.req.recover:
+		a.bodies[0] += "recovered\n"
+	case res.req.old:
+		for n := res.flushed; n < len(res.body); n++ {
+			a.bodies = append(a.bodies, res.body[:n])
+		}
+	default:
+		return answer{written: res.body, left: a.left}
+	}
+	return a
+}
+
 func (u *unit) answer(res *reply, repeated bool) answer {
-	stands := u.err == nil || u.only || res.status >= 400 && !u.commitFailed
+	stands := u.err == nil || u.only || res.stands || res.status >= 400 && !u.commitFailed
 	switch {
 	case res.hijacked:
 		return answer{complete: true, statuses: []int{200}, bodies: []string{"hijacked"}, left: "returned"}

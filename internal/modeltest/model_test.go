@@ -53,6 +53,7 @@ func (f *failure) String() string {
 func (f *failure) any() *failure { return &failure{"!", f.retry, f.status, f.unavailable} }
 
 var (
+	finished   = &failure{class: "finished"}
 	txEnded    = &failure{class: "ended"}
 	unknownKey = &failure{class: "unknown key"}
 	begun      = &failure{class: "begun"}
@@ -138,8 +139,9 @@ type unit struct {
 	answered     bool // something was written, or the connection hijacked
 	finished     bool
 	panicked     bool
-	begun        bool // a transaction was begun
+	begun        bool // a transaction was begun, also one that Guard's savepoint refused
 	late         bool // see reply.late
+	hijacked     bool // nothing begins any more
 }
 
 type menv struct {
@@ -180,8 +182,9 @@ const (
 	exits
 )
 
+// fail makes the unit fail. One whose connection was hijacked only logs.
 func (u *unit) fail(f *failure, apps ...int) {
-	if u.err == nil && f != nil {
+	if u.err == nil && f != nil && !u.hijacked {
 		u.err, u.errApps = f, apps
 	}
 }
@@ -302,6 +305,10 @@ func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failu
 	if t.session == nil {
 		return nil, unreachable(failed(driver.ErrBadConn))
 	}
+	e.begun = true
+	if e.res != nil {
+		e.heedLate(e.res)
+	}
 	if b.guard {
 		if f := t.run("SAVEPOINT guard"); f != nil {
 			e.meet(f)
@@ -311,10 +318,6 @@ func (e *menv) beginNow(app int, b *binding, readOnly, serial bool) (*tx, *failu
 		}
 	}
 	e.open = append(e.open, t)
-	e.begun = true
-	if e.res != nil {
-		e.heedLate(e.res)
-	}
 	return t, nil
 }
 
@@ -349,6 +352,9 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 		outside.points = e.base
 		e = &outside
 	}
+	if e.hijacked && slices.Contains(useTx, o.kind) {
+		return "", finished, stays
+	}
 	switch o.kind {
 	case opExec, opQuery:
 		result, f = e.exec(o, o.statement(e.attempt))
@@ -369,7 +375,7 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 	case opCommit, opRollback:
 		f = e.endNow(o)
 	case opFail:
-		e.only = e.only || e.err == nil && o.rollbackOnly()
+		e.only = e.only || e.err == nil && !e.hijacked && o.rollbackOnly()
 		e.fail(modelErrs[o.n%errorKinds], e.innermost())
 	case opAfterCommit, opAfterRollback:
 		f = e.after(o)
@@ -388,7 +394,7 @@ func (e *menv) op(o *op) (result string, f *failure, ex exit) {
 		if e.res.hijacked {
 			return " not tried", nil, stays
 		}
-		e.res.flush()
+		e.res.flush(!e.mayVeto())
 	case opHijack:
 		if e.res.status != 0 && !e.res.hijacked {
 			return " not tried", nil, stays
@@ -525,14 +531,15 @@ func (u *unit) runHooks(t *tx, fate string) {
 	}
 }
 
-// hijack commits what is open, and then takes the connection.
+// hijack commits what is open, or rolls it back after RollbackOnly, and then takes
+// the connection.
 func (e *menv) hijack() *failure {
 	switch {
 	case e.res.hijacked:
 		return refused
-	case e.err != nil:
+	case e.err != nil && !e.only:
 		return e.err.any()
-	case *e.gone:
+	case *e.gone && len(e.open) > 0 && !e.only:
 		return canceled
 	}
 	for _, t := range e.open {
@@ -541,16 +548,19 @@ func (e *menv) hijack() *failure {
 		}
 	}
 	open := slices.Clone(e.open)
-	fates, _ := e.endAll(true)
+	fates, _ := e.endAll(!e.only)
 	for _, t := range open {
 		e.runHooks(t, fates[t.server])
 	}
-	if e.err != nil {
+	if e.err != nil && !e.only {
 		return e.err
 	}
-	e.res.hijacked = true
+	e.res.hijacked, e.unit.hijacked = true, true
 	return nil
 }
+
+// useTx are those that use transactions, or what follows their end.
+var useTx = []kind{opExec, opQuery, opTx, opBeginTx, opSavepoint, opCommit, opRollback, opAfterCommit, opAfterRollback}
 
 func (e *menv) after(o *op) *failure {
 	_, b := e.find(o.key)
@@ -663,6 +673,9 @@ func (e *menv) sub(o *op) (*failure, exit) {
 	if kind == subPlain {
 		return e.block(&o.block)
 	}
+	if e.hijacked && o.entersMiddleware() {
+		return nil, stays
+	}
 	inner := *e
 	inner.base = e.points
 	switch kind {
@@ -683,7 +696,9 @@ func (e *menv) sub(o *op) (*failure, exit) {
 		e.read += left
 		inner.body = &left
 		var t *tx
-		if t, f = inner.begin(o.key, forCaller); f == nil {
+		if e.hijacked {
+			f = finished
+		} else if t, f = inner.begin(o.key, forCaller); f == nil {
 			e.handles[o.key] = t
 		}
 	}

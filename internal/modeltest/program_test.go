@@ -401,6 +401,11 @@ func pick(cond bool, a, b string) string {
 // rollbackOnly is for an opFail.
 func (o *op) rollbackOnly() bool { return o.n/errorKinds%3 == 2 }
 
+// entersMiddleware is for an opSub.
+func (o *op) entersMiddleware() bool {
+	return !slices.Contains([]int{subPlain, subHandler, subTxFunc}, o.n%subKinds)
+}
+
 // statement is what the operation sends.
 func (o *op) statement(attempt int) string {
 	k := []string{"a", "b", "c"}[o.n%3]

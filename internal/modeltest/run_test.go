@@ -526,6 +526,9 @@ func (x *exchange) sub(e *env, o *op) error {
 		inner.ctx, inner.base, inner.w, inner.r = r.Context(), r.Context(), w, r
 		return x.block(&inner, &o.block)
 	}
+	if x.conn != nil && o.entersMiddleware() {
+		return nil // it would be a request of its own, without a response
+	}
 	var h http.Handler
 	switch o.n % subKinds {
 	case subPlain:

@@ -87,6 +87,27 @@ func TestSlotAfterBeginFails(t *testing.T) {
 	}
 }
 
+// Where ROLLBACK says that there is none, AfterBegin may have ended it, so that nobody
+// knows what stayed; if it has not run, nothing has.
+func TestSlotAfterBeginEnds(t *testing.T) {
+	for _, ran := range []bool{true, false} {
+		k, want := plain, Ended
+		if !ran {
+			k, want = guarded, RolledBack
+		}
+		w := newWorld(t, k)
+		w.at("ROLLBACK", fails(errNoTx))
+		if !ran {
+			w.at(saveGuard, fails(errPlain))
+		}
+		a := w.ask(ForStatement)
+		a.AfterBegin = func(context.Context, *sql.Tx) error { return errPlain }
+		if _, err := w.Use(background, a); errText(err) != beginRefused+"plain" || a.Refused.Outcome != want || a.Refused.Stored != ran {
+			t.Errorf("it ran %v: got %v, %+v", ran, err, a.Refused)
+		}
+	}
+}
+
 // A BEGIN that is answered with an error leaves no transaction to tell of.
 func TestSlotNothingRefused(t *testing.T) {
 	w := newWorld(t, plain)

@@ -47,7 +47,6 @@ type Ask struct {
 
 	RollsBack bool    // set by Use: the transaction ends with ROLLBACK in any case
 	Refused   *Result // set by Use, also if a driver does not return: of a transaction that was begun and ended at once
-	ran       bool    // AfterBegin was called: it may have done anything in the transaction
 }
 
 // Groups tells the innermost Group that a new transaction is begun in, as a whole;
@@ -220,8 +219,14 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed
 	}
-	a.ran = true
+	s.startAfterBegin()
 	return begun, a.AfterBegin(ctx, begun)
+}
+
+func (s *Slot) startAfterBegin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.afterBegin = true
 }
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
@@ -229,7 +234,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	s.mu.Lock()
 	closed := s.closed.Load()
 	if !closed {
-		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, a.AfterBegin != nil
+		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, false
 		s.state, s.cancel = beginning, cancel
 		s.handedOut, s.doubtful = false, false
 	}
@@ -290,7 +295,7 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 		refused.Err = context.Canceled // package unit replaces it by the error of the context that has ended
 	}
 	if tx != nil {
-		s.end(&ending{unit: a.Unit, refused: !a.ran, late: closed || !inTime, cause: err})
+		s.end(&ending{unit: a.Unit, refused: !s.afterBegin, late: closed || !inTime, cause: err})
 		r := s.Result()
 		a.Refused = &r
 	}

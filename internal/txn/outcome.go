@@ -290,7 +290,7 @@ func (s *Slot) note(e *ending) {
 	s.mu.Lock()
 	outcome := judge(e.sent, e.answer, known{
 		late:      e.late,
-		aborted:   s.reason != nil || e.refused, // nothing ran in one that nobody was given
+		aborted:   s.reason != nil || e.refused && !s.afterBegin, // nothing ran in one that nobody was given
 		handedOut: s.handedOut || s.doubtful,
 		readOnly:  e.well && !tried && e.cause == nil,
 	})

@@ -135,7 +135,7 @@ type Slot struct {
 	// written with mu as well, so that either is enough to read it.
 	turn       turn.Turn
 	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
-	afterBegin bool           // an AfterBegin has run in the transaction
+	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
 	opts       *sql.TxOptions // it was begun with; written by startBegin
 	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number     int32          // in the order of the unit's BEGINs; written by begun

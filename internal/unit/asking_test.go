@@ -235,10 +235,10 @@ func TestUnitAskingIsOver(t *testing.T) {
 func TestUnitAfterBegin(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.bind("a"), w.bind("b")
-	ctx, at := context.WithValue(background, "k", "use"), context.WithValue(background, "k", "registry") //nolint:staticcheck
+	ctx, at := context.WithValue(background, nameKey{}, "use"), context.WithValue(background, nameKey{}, "registry")
 	a.afterBegin = func(c, r context.Context, tx *sql.Tx) error {
-		if c.Value("k") != "use" || r != at || tx == nil {
-			t.Errorf("got %v and %v", c.Value("k"), r.Value("k"))
+		if c.Value(nameKey{}) != "use" || r != at || tx == nil {
+			t.Errorf("got %v and %v", c.Value(nameKey{}), r.Value(nameKey{}))
 		}
 		if !w.Begun(a) {
 			t.Error("not begun")

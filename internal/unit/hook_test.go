@@ -19,7 +19,7 @@ func TestUnitHooksOfNothing(t *testing.T) {
 	}{
 		{func(w *world) { w.Finish(200) }, "a +", true},
 		{func(w *world) { w.Abandon() }, "a -", false},
-		{func(w *world) { w.Fail(nil, errPlain); w.Finish(200) }, "a -", false},
+		{func(w *world) { w.Fail(background, errPlain); w.Finish(200) }, "a -", false},
 		{func(w *world) { w.commits = func(int, []any) bool { return false }; w.Finish(200) }, "a -", false},
 	} {
 		w := newWorld(t)

@@ -67,10 +67,10 @@ func TestUnitAsksWhatIsThere(t *testing.T) {
 // They are given the contexts of the use and of the registry.
 func TestUnitAsksWithTheContexts(t *testing.T) {
 	w := newWorld(t)
-	ctx, at := context.WithValue(background, "k", "use"), context.WithValue(background, "k", "registry") //nolint:staticcheck
+	ctx, at := context.WithValue(background, nameKey{}, "use"), context.WithValue(background, nameKey{}, "registry")
 	seen := func(c, r context.Context) {
-		if c.Value("k") != "use" || r != at || askingIn(c) == nil {
-			t.Errorf("got %v and %v", c.Value("k"), r.Value("k"))
+		if c.Value(nameKey{}) != "use" || r != at || askingIn(c) == nil {
+			t.Errorf("got %v and %v", c.Value(nameKey{}), r.Value(nameKey{}))
 		}
 	}
 	a := w.routed("a")
@@ -134,9 +134,9 @@ func TestUnitRouteAsksAgain(t *testing.T) {
 	w := newWorld(t)
 	a := w.routed("a")
 	db := w.open("a")
-	ctx, end := context.WithCancel(context.WithValue(background, "k", "first")) //nolint:staticcheck
+	ctx, end := context.WithCancel(context.WithValue(background, nameKey{}, "first"))
 	a.route = func(c context.Context, _ context.Context) (*sql.DB, error) {
-		if c.Value("k") != nil {
+		if c.Value(nameKey{}) != nil {
 			end()
 			return nil, errPlain
 		}
@@ -296,3 +296,6 @@ func TestUnitCommitAsksRoute(t *testing.T) {
 	w.check("a: BEGIN; b: Route")
 	w.Abandon()
 }
+
+// nameKey is that of a name in a context.
+type nameKey struct{}

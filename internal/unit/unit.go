@@ -271,10 +271,14 @@ func (u *Unit) Fail(at context.Context, err error) error {
 }
 
 func (u *Unit) fail(at context.Context, err error) {
-	if err == nil || u.failure() != nil {
+	u.failFor(&failure{err: err, at: at})
+}
+
+// failFor makes the unit fail for f, unless it has failed already, or there is no error.
+func (u *Unit) failFor(f *failure) {
+	if f.err == nil || u.failure() != nil {
 		return
 	}
-	f := &failure{err: err, at: at}
 	if !u.failed.CompareAndSwap(nil, f) {
 		if first := u.failed.Load(); first.begun && !u.hasBegun() {
 			u.failed.CompareAndSwap(first, f)
@@ -324,7 +328,7 @@ func (u *Unit) AnswerStands() bool {
 }
 
 // failByItself makes the unit fail with err, which is of nobody in particular.
-func (u *Unit) failByItself(err error) { u.fail(nil, err) }
+func (u *Unit) failByItself(err error) { u.failFor(&failure{err: err}) }
 
 // Err returns the first failure, nil if nothing has failed.
 func (u *Unit) Err() error {
