@@ -149,7 +149,8 @@ type seldom struct {
 	persist    Persist        // see PersistInBegin, which writes it
 	ends       []repeat.Ender // in the order of AtEnd, which writes it
 
-	firstOrder, firstRecorded [1]*txn.Slot    // the memory of the first of order and recorded
+	firstBefore               [1]before       // the memory of the first of befores
+	firstOrder, firstRecorded [1]*txn.Slot    // that of order and recorded
 	firstEnd                  [1]repeat.Ender // that of ends
 }
 
@@ -159,7 +160,8 @@ func (u *Unit) rare() *seldom {
 	rare := use.seldom.Load()
 	if rare == nil {
 		rare = new(seldom)
-		rare.order, rare.recorded, rare.ends = rare.firstOrder[:0], rare.firstRecorded[:0], rare.firstEnd[:0]
+		rare.befores, rare.order = rare.firstBefore[:0], rare.firstOrder[:0]
+		rare.recorded, rare.ends = rare.firstRecorded[:0], rare.firstEnd[:0]
 		use.seldom.Store(rare)
 	}
 	return rare
