@@ -273,7 +273,9 @@ func (u *Unit) Fail(at context.Context, err error) error {
 }
 
 func (u *Unit) fail(at context.Context, err error) {
-	u.failFor(&failure{err: err, at: at})
+	if err != nil {
+		u.failFor(&failure{err: err, at: at})
+	}
 }
 
 // failFor makes the unit fail for f, unless it has failed already, or there is no error.
