@@ -19,6 +19,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/replay"
 	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
@@ -335,6 +336,8 @@ func statusIn(err error) int {
 // Retry-After.
 func mark(u *unit.Unit, err error, repeatable bool) error {
 	switch {
+	case u.RecordLost(): // a repeat finds the record, or does the work
+		return &unit.Unavailable{Err: err}
 	case u.Committed() && isUnavailable(err):
 		return &committed{err}
 	case u.Committed(), isUnavailable(err):
@@ -409,7 +412,9 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
-	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) {
+	err = harmless(err)
+	var later *repeat.Later
+	if StatusCode(err) == http.StatusServiceUnavailable && isUnavailable(err) || errors.As(err, &later) {
 		w.Header().Set("Retry-After", "1") // seconds
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/held"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 	"github.com/sqlreq/sqlreq/internal/unit"
 )
@@ -31,11 +32,29 @@ type scope struct {
 type scopeKey struct{}
 
 func (s *scope) Value(key any) any {
-	if _, ok := key.(scopeKey); ok {
+	switch key.(type) {
+	case scopeKey:
 		return s
+	case repeat.Key:
+		return asked{s}
 	}
 	return s.Context.Value(key)
 }
+
+// asked is a scope as package repeat asks for it.
+type asked struct{ *scope }
+
+func (a asked) Unit() repeat.Unit { return a.unit }
+
+func (a asked) Begin(ctx context.Context, key string) error {
+	o, err := Key(key).begin(ctx, txn.ForStatement, nil)
+	if err == nil {
+		o.Done()
+	}
+	return err
+}
+
+func (a asked) HasErrorHandler() bool { return a.access.reg.ErrorHandler != nil }
 
 // scopeOf returns the innermost scope of ctx, nil if there is none.
 func scopeOf(ctx context.Context) *scope {
@@ -444,6 +463,7 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 		d := new(doAttempt)
 		d.scope = scope{Context: ctx, outer: outer, access: &access{reg: reg, every: true}, unit: &d.unit}
 		d.unit.Init(d, t.Attempt)
+		t.prepare(&d.unit)
 		err := d.run(fn)
 		if err == nil {
 			return nil

@@ -73,7 +73,8 @@ type Registry struct {
 // hijacked, anything was committed (by Commit, by one of several databases, by a
 // Do under the request, but not one in Route, TxOptions, AfterRollback or Observe), an
 // AfterCommit function has run, the body outgrew BodyLimit, the outcome of a COMMIT
-// or a ROLLBACK is unknown ([MayHaveCommitted]), or Within is over.
+// or a ROLLBACK is unknown ([MayHaveCommitted]; but see package idempotency, whose
+// record tells), or Within is over.
 type Retry struct {
 	Attempts  int                             // in all; 0 and 1: no retry
 	BodyLimit int64                           // bytes of a body kept for the replay; 0: 64 KiB
@@ -270,6 +271,7 @@ func (m *middleware) serveAttempts(outer *scope, w http.ResponseWriter, r *http.
 		x := new(attempt)
 		x.init(&m.access, outer, w, r, t.Attempt)
 		x.OwnHeader()
+		t.prepare(&x.unit)
 		x.scope.req = r.Clone(&x.scope)
 		x.scope.req.Trailer = r.Trailer // net/http adds to the map when the body has been read
 		if t.body != nil {
@@ -544,6 +546,7 @@ func isBeginTimeout(err error) bool {
 type attempts struct {
 	retry.Loop
 	body *replay.Body  // nil if there is none
+	lost bool          // the COMMIT of a record had no answer: see package repeat
 	view io.ReadCloser // of the body, for the next attempt
 }
 
@@ -563,7 +566,8 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 	// answer is one of 500 or more, a conflict that a statement met counts as its cause.
 	hidden := StatusCode(err) >= 500 || err == nil && status >= 500
 	conflict = conflict || hidden && u.SawConflict()
-	if !conflict || u.Committed() || !t.Left() {
+	t.lost = t.lost || u.RecordLost()
+	if !conflict && !u.RecordLost() || u.Committed() || !t.Left() {
 		return false
 	}
 	if t.body != nil {
@@ -575,4 +579,12 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 		}
 	}
 	return t.Wait(u.Host().Context())
+}
+
+// prepare makes the unit of an attempt that follows a COMMIT without an answer wait
+// for its database: there may be a failover.
+func (t *attempts) prepare(u *unit.Unit) {
+	if t.lost {
+		u.PersistInBegin(t.Again)
+	}
 }

@@ -23,19 +23,26 @@ func (l *Loop) Left() bool { return l.Attempt < l.Attempts }
 // at once where that is known at once, if the attempt would begin too late or if
 // ctx ends: a client that has gone needs none.
 func (l *Loop) Wait(ctx context.Context) bool {
-	pause := l.pause()
-	if ctx.Err() != nil || time.Since(l.Start)+pause > l.within() || !sleep(ctx, pause) {
+	if !l.Again(ctx, l.Attempt) {
 		return false
 	}
 	l.Attempt++
 	return true
 }
 
-func (l *Loop) pause() time.Duration {
+// Again waits before something inside of the attempt under way is tried again, for
+// the nth time. It counts nothing; otherwise it is as Wait. It may be called from
+// several goroutines during an attempt.
+func (l *Loop) Again(ctx context.Context, n int) bool {
+	pause := l.pause(n)
+	return ctx.Err() == nil && time.Since(l.Start)+pause <= l.within() && sleep(ctx, pause)
+}
+
+func (l *Loop) pause(n int) time.Duration {
 	if l.Backoff != nil {
-		return l.Backoff(l.Attempt)
+		return l.Backoff(n)
 	}
-	return Backoff(l.Attempt)
+	return Backoff(n)
 }
 
 func (l *Loop) within() time.Duration {

@@ -153,7 +153,7 @@ func TestDefaultBackoff(t *testing.T) {
 		l.Start = time.Now()
 		most := time.Duration(0)
 		for range 1000 {
-			most = max(most, l.pause())
+			most = max(most, l.pause(l.Attempt))
 		}
 		if most <= 10*time.Millisecond || most > 20*time.Millisecond {
 			t.Errorf("the pause after the third attempt is at most %v", most)

@@ -33,15 +33,17 @@ var layers = map[string][]string{
 	"internal/sqlerr":  {},
 	"internal/dialect": {},
 	"internal/reason":  {},
+	"internal/repeat":  {},
 	"internal/replay":  {},
 	"internal/held":    {},
 	"internal/txn":     {"internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason"},
-	"internal/unit":    {"internal/txn", "internal/turn", "internal/sqlerr", "internal/reason"},
+	"internal/unit":    {"internal/txn", "internal/turn", "internal/sqlerr", "internal/reason", "internal/repeat"},
 	"internal/retry":   {"internal/replay", "internal/sqlerr"},
+	"idempotency":      {"internal/repeat"},
 }
 
 // withoutHTTP are the packages that know no requests and no responses.
-var withoutHTTP = []string{"internal/unit", "internal/txn", "internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason", "internal/retry"}
+var withoutHTTP = []string{"internal/unit", "internal/txn", "internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason", "internal/repeat", "internal/retry"}
 
 // testSupport are the packages below internal that only tests use; they may import the root.
 var testSupport = []string{"internal/sqlreqtest", "internal/guarantees", "internal/modeltest"}

@@ -22,6 +22,7 @@ var sound = map[string]string{
 	"internal/txn/slot.go":              "package txn\n\nimport (\n\t_ \"example.org/m/internal/dialect\"\n\t_ \"example.org/m/internal/sqlerr\"\n\t_ \"example.org/m/internal/turn\"\n)\n",
 	"internal/unit/unit.go":             "package unit\n\nimport (\n\t_ \"net\"\n\n\t_ \"example.org/m/internal/txn\"\n\t_ \"example.org/m/internal/unit/order\"\n)\n",
 	"internal/retry/retry.go":           "package retry\n\nimport _ \"example.org/m/internal/replay\"\n\n" + function("long", 60),
+	"idempotency/once.go":               "package idempotency\n\nimport (\n\t_ \"example.org/m\"\n\t_ \"example.org/m/internal/repeat\"\n)\n",
 	"internal/sqlreqtest/sqlreqtest.go": "package sqlreqtest\n\nimport _ \"example.org/m\"\n",
 	"public/public.go":                  "package public\n\nimport _ \"example.org/m\"\n",
 	"examples/go.mod":                   "module example.org/m/examples\n",
@@ -85,18 +86,19 @@ func TestWhatIsOutOfPlaceIsFound(t *testing.T) {
 		"a long function without a name": {"keys.go", root + "var f = " + function("", 61), "keys.go:3 has a function of 61 lines", "a function with a name of its own"},
 		"the root below":                 {"internal/new/new.go", internal + "import _ \"example.org/m\"\n", "internal/new/new.go:3 imports the root", "an argument or a small interface"},
 		"two layers up":                  {"internal/txn/end.go", internal + "import _ \"example.org/m/internal/unit\"\n", "internal/txn/end.go:3 imports internal/unit", "internal/txn may import only internal/turn, internal/sqlerr, internal/dialect, internal/reason of the module; move what it needs down"},
-		"a layer left out":               {"internal/unit/end.go", internal + "import _ \"example.org/m/internal/dialect\"\n", "internal/unit/end.go:3 imports internal/dialect", "internal/unit may import only internal/txn, internal/turn, internal/sqlerr, internal/reason of the module"},
+		"a layer left out":               {"internal/unit/end.go", internal + "import _ \"example.org/m/internal/dialect\"\n", "internal/unit/end.go:3 imports internal/dialect", "internal/unit may import only internal/txn, internal/turn, internal/sqlerr, internal/reason, internal/repeat of the module"},
+		"a public package on the unit":   {"idempotency/once.go", "package idempotency\n\nimport _ \"example.org/m/internal/unit\"\n", "idempotency/once.go:3 imports internal/unit", "idempotency may import only internal/repeat of the module"},
 		"a package below another":        {"internal/retry/wait.go", internal + "import _ \"example.org/m/internal/turn\"\n", "internal/retry/wait.go:3 imports internal/turn", "internal/retry may import only internal/replay, internal/sqlerr of the module"},
 		"a package inside another":       {"internal/txn/deep/deep.go", internal + "import _ \"example.org/m/internal/held\"\n", "internal/txn/deep/deep.go:3 imports internal/held", "internal/txn may import only"},
 	}
-	for _, alone := range []string{"turn", "sqlerr", "dialect", "replay", "held"} {
+	for _, alone := range []string{"turn", "sqlerr", "dialect", "repeat", "replay", "held"} {
 		cases[alone+" with another"] = struct{ file, src, want, do string }{
 			"internal/" + alone + "/other.go", internal + "import _ \"example.org/m/internal/unit\"\n",
 			"internal/" + alone + "/other.go:3 imports internal/unit", "internal/" + alone + " may import nothing of the module",
 		}
 	}
 	for _, http := range []string{"net/http", "net/http/httptrace"} {
-		for _, pkg := range []string{"unit", "txn", "turn", "sqlerr", "dialect", "retry"} {
+		for _, pkg := range []string{"unit", "txn", "turn", "sqlerr", "dialect", "repeat", "retry"} {
 			cases[pkg+" with "+http] = struct{ file, src, want, do string }{
 				"internal/" + pkg + "/other.go", internal + "import _ \"" + http + "\"\n",
 				"internal/" + pkg + "/other.go:3 imports " + http + ", but internal/" + pkg + " knows no requests", "let the root tell it",

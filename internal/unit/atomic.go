@@ -148,7 +148,9 @@ func (u *Unit) saveOne(ctx context.Context, s *txn.Slot, g *txn.Group) error {
 }
 
 // slots returns those of the unit.
-func (u *Unit) slots() (slots []*txn.Slot) {
+func (u *Unit) slots() []*txn.Slot { return u.appendSlots(nil) }
+
+func (u *Unit) appendSlots(slots []*txn.Slot) []*txn.Slot {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for s := u.firstSlot(); s != nil; s = s.next {

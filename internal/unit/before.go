@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -20,13 +21,14 @@ type before struct {
 	at     context.Context // of who registered it: that fails if it fails
 	ctx    context.Context // that it is given
 	fn     func(context.Context) error
+	record bool // it writes the record of the request: see repeat.Record
 }
 
 // AddBefore registers fn to be run, with the context run, once right before the
 // COMMIT of the transaction of b that is open, or the next one. ctx is the context
 // of the registration, at that of its handler, bound that of the registry that bound b.
 func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func(context.Context) error) error {
-	f := before{inside: txn.Inside(ctx), at: at, ctx: run, fn: fn}
+	f := before{inside: txn.Inside(ctx), at: at, ctx: run, fn: fn, record: repeat.IsRecord(ctx)}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err := u.refused(); err != nil {
@@ -48,32 +50,44 @@ func (u *Unit) AddBefore(ctx, run, at, bound context.Context, b Binding, fn func
 }
 
 // next takes the first function that is to run before the COMMIT of one of the
-// slots, of any if there are none, nil if there is none to run.
-func (u *Unit) next(slots ...*txn.Slot) *before {
+// slots, of any if there are none. ok is false if there is none to run.
+func (u *Unit) next(slots ...*txn.Slot) (f before, ok bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	i := u.indexOfNext(slots)
 	if i < 0 {
-		return nil
+		return f, false
 	}
 	rare := u.rare()
-	f := rare.befores[i]
+	f = rare.befores[i]
 	rare.befores = slices.Delete(rare.befores, i, i+1)
 	rare.order = slices.DeleteFunc(rare.order, func(s *txn.Slot) bool { return s == f.source.slot })
 	rare.order = append(rare.order, f.source.slot)
-	return &f
+	if f.record {
+		rare.recorded = append(rare.recorded, f.source.slot)
+	}
+	return f, true
 }
 
-// indexOfNext is that of next in seldom.befores, -1 if there is none. The caller holds u.mu.
+// indexOfNext is that of next in seldom.befores, -1 if there is none. One that writes
+// the record comes when no other is left. The caller holds u.mu.
 func (u *Unit) indexOfNext(slots []*txn.Slot) int {
 	rare := u.ifRare()
 	if rare == nil {
 		return -1
 	}
-	return slices.IndexFunc(rare.befores, func(f before) bool {
+	record := -1
+	for i, f := range rare.befores {
 		s := f.source.slot
-		return s != nil && (len(slots) == 0 || slices.Contains(slots, s)) && s.Sound() && !f.inside.Undone(u, s)
-	})
+		switch {
+		case s == nil, len(slots) > 0 && !slices.Contains(slots, s), !s.Sound(), f.inside.Undone(u, s):
+		case !f.record:
+			return i
+		case record < 0:
+			record = i
+		}
+	}
+	return record
 }
 
 // dropBefores forgets the functions of the transaction that has just ended in s.
@@ -88,7 +102,9 @@ func (u *Unit) dropBefores(s *txn.Slot) {
 	rare.befores = slices.DeleteFunc(rare.befores, func(f before) bool {
 		return f.source.slot == s && f.since < n
 	})
-	rare.order = slices.DeleteFunc(rare.order, func(o *txn.Slot) bool { return o == s })
+	isS := func(o *txn.Slot) bool { return o == s }
+	rare.order = slices.DeleteFunc(rare.order, isS)
+	rare.recorded = slices.DeleteFunc(rare.recorded, isS)
 }
 
 // decision is the run of BeforeCommit functions, as their contexts tell.
@@ -126,11 +142,11 @@ func (d *decision) run(ctx context.Context) error {
 		if err := cmp.Or(ctx.Err(), u.host.Context().Err(), u.Err()); err != nil {
 			return err
 		}
-		f := u.next(slots...)
-		if f == nil {
+		f, ok := u.next(slots...)
+		if !ok {
 			return nil
 		}
-		if err := d.call(f); err != nil {
+		if err := d.call(&f); err != nil {
 			return err
 		}
 	}
@@ -213,7 +229,8 @@ func (u *Unit) startDeciding() bool {
 // anyLost reports whether a transaction cannot be committed any more, which fails
 // the unit. It waits for who ends one, and has not seen that the unit is deciding.
 func (u *Unit) anyLost() (lost bool) {
-	for _, s := range u.slots() {
+	var one [1]*txn.Slot // most units have one: no allocation
+	for _, s := range u.appendSlots(one[:0]) {
 		if !s.Open() || s.Lock(u.host.Context(), u.host.Context()) != nil {
 			continue
 		}
@@ -284,7 +301,7 @@ func (u *Unit) stopDeciding(d *decision) {
 
 // place returns that of s among the slots whose functions have run, 0 for one
 // without: those without are committed first, then the others in the order in which
-// the last function of each has run.
+// the last function of each has run, and at last that of the record.
 func (u *Unit) place(s *txn.Slot) int {
 	rare := u.ifRare()
 	if rare == nil {
@@ -292,5 +309,9 @@ func (u *Unit) place(s *txn.Slot) int {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.Index(rare.order, s) + 1
+	place := slices.Index(rare.order, s) + 1
+	if slices.Contains(rare.recorded, s) {
+		place += len(rare.order)
+	}
+	return place
 }

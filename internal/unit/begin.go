@@ -75,12 +75,22 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
 	defer done()
-	defer u.noteRefused(&ask) // also if AfterBegin does not return
-	tx, err := s.slot.Use(ctx, &ask)
+	o, err := u.useSlot(ctx, s, ask)
+	for n := 1; err != nil && u.persists(ctx, err, n); n++ {
+		o, err = u.useSlot(ctx, s, ask)
+	}
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}
-	return Open{tx, ask.RollsBack, u, s}, nil
+	return o, nil
+}
+
+// useSlot asks the slot of s. Each call has its own ask, in which the slot notes what
+// became of it.
+func (u *Unit) useSlot(ctx context.Context, s *Source, ask txn.Ask) (Open, error) {
+	defer u.noteRefused(&ask) // also if AfterBegin does not return
+	tx, err := s.slot.Use(ctx, &ask)
+	return Open{tx, ask.RollsBack, u, s}, err
 }
 
 // askAfterBegin calls the AfterBegin of s, about the request at the context at.

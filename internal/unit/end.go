@@ -41,15 +41,21 @@ func (u *Unit) finish(commit bool) error {
 	}
 	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
-	if commit {
-		u.waitForStatements(open)
-	}
-	commit = u.mayCommit(commit, len(open) > 0)
-	commit = u.endAll(open, commit)
+	commit = u.endClosed(open, commit)
 	for _, h := range u.lastHooks(open, commit) {
 		h.run()
 	}
 	return u.result()
+}
+
+// endClosed ends what is open in the slots, which are closed. Who wants to know of
+// the end is told also if a driver does not return.
+func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
+	defer u.tellEnd()
+	if commit {
+		u.waitForStatements(open)
+	}
+	return u.endAll(open, u.mayCommit(commit, len(open) > 0))
 }
 
 // endUnused ends a unit that has used nothing, and reports whether it is one.
@@ -216,7 +222,11 @@ func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []strin
 // noteEnd notes what became of the transaction that has ended in s, and makes the
 // Err of r that for the program.
 func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed []string) {
-	if r.Stored {
+	switch {
+	case !r.Stored:
+	case r.Outcome == txn.Unknown && u.isRecorded(s):
+		u.loseRecord()
+	default:
 		u.Keep()
 	}
 	if r.Outcome == txn.Unknown {

@@ -39,6 +39,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/repeat"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -141,7 +142,16 @@ type seldom struct {
 	befores  []before             // BeforeCommit functions that have not run, in the order of registration
 	deciding []*decision          // for explicit Commits and Hijack, until they are over
 	order    []*txn.Slot          // whose BeforeCommit functions have run, the last one last
+	recorded []*txn.Slot          // in whose open transaction the record of the request was written: see package repeat
 	begins   map[*txn.Slot]*asked // of AfterBegin
+
+	recordLost bool           // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
+	persist    Persist        // see PersistInBegin, which writes it
+	ends       []repeat.Ender // in the order of AtEnd, which writes it
+
+	firstBefore               [1]before       // the memory of the first of befores
+	firstOrder, firstRecorded [1]*txn.Slot    // that of order and recorded
+	firstEnd                  [1]repeat.Ender // that of ends
 }
 
 // rare returns what few units need. The caller holds u.mu.
@@ -150,6 +160,8 @@ func (u *Unit) rare() *seldom {
 	rare := use.seldom.Load()
 	if rare == nil {
 		rare = new(seldom)
+		rare.befores, rare.order = rare.firstBefore[:0], rare.firstOrder[:0]
+		rare.recorded, rare.ends = rare.firstRecorded[:0], rare.firstEnd[:0]
 		use.seldom.Store(rare)
 	}
 	return rare
@@ -261,7 +273,9 @@ func (u *Unit) Fail(at context.Context, err error) error {
 }
 
 func (u *Unit) fail(at context.Context, err error) {
-	u.failFor(&failure{err: err, at: at})
+	if err != nil {
+		u.failFor(&failure{err: err, at: at})
+	}
 }
 
 // failFor makes the unit fail for f, unless it has failed already, or there is no error.
@@ -382,7 +396,7 @@ func (u *Unit) Keep() {
 }
 
 // Committed reports whether something of u is stored, or may be, or an
-// AfterCommit function has run.
+// AfterCommit function has run. What RecordLost tells of does not count.
 func (u *Unit) Committed() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()

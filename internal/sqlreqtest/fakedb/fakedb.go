@@ -27,6 +27,9 @@ type DB struct {
 	// Step is called for each call that is in the log, with its text: "BEGIN" with
 	// the options, a statement, "PREPARE" and a statement, "COMMIT", "ROLLBACK".
 	Step func(ctx context.Context, text string) error
+	// Stepped is called when such a call was carried out, with the same text: an error
+	// is an answer that was lost.
+	Stepped func(ctx context.Context, text string) error
 
 	Connect   func(context.Context) error               // a new connection
 	Begin     func(context.Context) error               // BEGIN
@@ -40,6 +43,9 @@ type DB struct {
 
 	// Rows are the rows of a query; nil: one row of the number 1.
 	Rows func(q string) [][]driver.Value
+
+	// Affected is how many rows a statement has changed; nil: 1.
+	Affected func(q string) int64
 
 	// Behind is a real database, which is asked whatever no function fails; nil: none.
 	Behind driver.Driver
@@ -230,6 +236,14 @@ func (d *DB) count(change func(*Counts)) {
 	change(&d.counts)
 }
 
+// done tells that a call was carried out.
+func (d *DB) done(ctx context.Context, text string) error {
+	if f := hook(d, func(d *DB) func(context.Context, string) error { return d.Stepped }); f != nil {
+		return f(ctx, text)
+	}
+	return nil
+}
+
 type connector struct{ d *DB }
 
 func (c connector) Driver() driver.Driver { return c.d.Behind }
@@ -346,6 +360,13 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 	if f := hook(c.d, func(d *DB) func(context.Context) { return d.Begun }); f != nil {
 		f(ctx)
 	}
+	if err := c.d.done(ctx, text); err != nil {
+		c.set(false) // whoever has lost the answer cannot end it
+		if c.behind != nil {
+			_ = c.tx.Rollback()
+		}
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -363,9 +384,11 @@ func (c *conn) Commit() error {
 		return err
 	}
 	if f := hook(c.d, func(d *DB) func() error { return d.Committed }); f != nil {
-		return f()
+		if err := f(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.d.done(context.Background(), "COMMIT")
 }
 
 func (c *conn) Rollback() error {
@@ -376,7 +399,10 @@ func (c *conn) Rollback() error {
 			err = e
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.d.done(context.Background(), "ROLLBACK")
 }
 
 func (c *conn) statement(ctx context.Context, text, q string) error {
@@ -392,10 +418,18 @@ func (c *conn) ExecContext(ctx context.Context, q string, args []driver.NamedVal
 	if err := c.statement(ctx, q, q); err != nil {
 		return nil, err
 	}
-	if c.behind != nil {
-		return c.behind.ExecContext(ctx, q, args)
+	if c.behind == nil {
+		n := int64(1)
+		if f := hook(c.d, func(d *DB) func(string) int64 { return d.Affected }); f != nil {
+			n = f(q)
+		}
+		return driver.RowsAffected(n), c.d.done(ctx, q)
 	}
-	return driver.RowsAffected(1), nil
+	result, err := c.behind.ExecContext(ctx, q, args)
+	if err == nil {
+		err = c.d.done(ctx, q)
+	}
+	return result, err
 }
 
 func (c *conn) QueryContext(ctx context.Context, q string, args []driver.NamedValue) (driver.Rows, error) {
@@ -403,7 +437,18 @@ func (c *conn) QueryContext(ctx context.Context, q string, args []driver.NamedVa
 		return nil, err
 	}
 	if c.behind != nil {
-		return c.behind.QueryContext(ctx, q, args)
+		rows, err := c.behind.QueryContext(ctx, q, args)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.d.done(ctx, q); err != nil {
+			_ = rows.Close()
+			return nil, err
+		}
+		return rows, nil
+	}
+	if err := c.d.done(ctx, q); err != nil {
+		return nil, err
 	}
 	if f := hook(c.d, func(d *DB) func(string) [][]driver.Value { return d.Rows }); f != nil {
 		return newRows(f(q)), nil

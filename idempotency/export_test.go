@@ -1,0 +1,19 @@
+package idempotency
+
+import (
+	"context"
+	"time"
+)
+
+// OnWait has fn called by each request that is going to wait for another one in this
+// process.
+func (o *Once) OnWait(fn func()) { o.flights.joined = fn }
+
+// Sleep replaces the clock of t.
+func (t *Transport) Sleep(fn func(context.Context, time.Duration) error) { t.sleep = fn }
+
+// Statements returns those of the table.
+func (o *Once) Statements() (insert, read, update, clean string) {
+	o.prepare()
+	return o.sql.insert, o.sql.read, o.sql.update, o.sql.clean
+}
