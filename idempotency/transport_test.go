@@ -65,13 +65,12 @@ func TestTransportAgainstHandler(t *testing.T) {
 
 // cut breaks the connection of the first answer in its middle.
 func cut(next http.Handler) http.Handler {
-	first := true
+	var cut atomic.Bool
 	return handle(func(w http.ResponseWriter, r *http.Request) {
-		if !first {
+		if cut.Swap(true) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		first = false
 		next.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler)
 	})
