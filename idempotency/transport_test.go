@@ -65,9 +65,9 @@ func TestTransportAgainstHandler(t *testing.T) {
 
 // cut breaks the connection of the first answer in its middle.
 func cut(next http.Handler) http.Handler {
-	var broken atomic.Bool
+	var cut atomic.Bool
 	return handle(func(w http.ResponseWriter, r *http.Request) {
-		if broken.Swap(true) {
+		if cut.Swap(true) {
 			next.ServeHTTP(w, r)
 			return
 		}
