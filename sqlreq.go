@@ -574,5 +574,5 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 			return false
 		}
 	}
-	return t.Wait(u.Host().Context())
+	return t.Wait(u.Host().Context()) && !u.Committed() // a Do in a goroutine may have, meanwhile
 }
