@@ -578,7 +578,7 @@ func (t *attempts) shouldRetry(u *unit.Unit, status int, err error) bool {
 			return false
 		}
 	}
-	return t.Wait(u.Host().Context())
+	return t.Wait(u.Host().Context()) && !u.Committed() // a Do in a goroutine may have, meanwhile
 }
 
 // prepare makes the unit of an attempt that follows a COMMIT without an answer wait

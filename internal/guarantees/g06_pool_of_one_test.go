@@ -1,7 +1,7 @@
 // G6 Do. Inside a request it is independent of the request's transaction: it takes a
 // second connection. Where a use in a Do needs the only connection of a pool that a
-// unit around it holds, and the Do's context is that unit's own, or that of a hook,
-// Route, TxOptions or Observe function that is running, that use is an error at once
+// unit around it holds, and the Do's context is that unit's own, or that of a Savepoint,
+// an Atomic, or a hook, BeforeCommit, Route, TxOptions or Observe function that runs, that use is an error at once
 // that says what to do: it could never be served. With another context it waits, and
 // if it waits in vain the error says the same.
 
@@ -57,6 +57,9 @@ func TestG6DoThatNeedsTheOnlyConnection(t *testing.T) {
 		},
 		"in a Savepoint": func(_ *testing.T, reg *sqlreq.Registry, ctx context.Context, use func(context.Context) error) error {
 			return sqlreq.Savepoint(ctx, func(ctx context.Context) error { return reg.Do(ctx, use) })
+		},
+		"in an Atomic": func(_ *testing.T, reg *sqlreq.Registry, ctx context.Context, use func(context.Context) error) error {
+			return reg.Atomic(ctx, func(ctx context.Context) error { return reg.Do(ctx, use) })
 		},
 		"in an AfterCommit function of another key": func(t *testing.T, reg *sqlreq.Registry, ctx context.Context, use func(context.Context) error) error {
 			return inHook(t, ctx, sqlreq.Key.AfterCommit, sqlreq.Key.Commit, func(ctx context.Context) error { return reg.Do(ctx, use) })
@@ -121,6 +124,18 @@ func TestG6DoThatNeedsTheOnlyConnectionWithoutAnEnd(t *testing.T) {
 				t.Errorf("in a Do: got %v, want an error that says what to do", err)
 			}
 			go func() { later <- reg.Do(context.WithoutCancel(ctx), use) }()
+			inAtomic(t, ctx, reg, nil, func(ctx context.Context) error {
+				if err := reg.Do(ctx, use); !neverServed(err) {
+					t.Errorf("in an Atomic: got %v, want an error that says what to do", err)
+				}
+				return nil
+			})
+			before(t, ctx, mainKey, func(ctx context.Context) error {
+				if err := reg.Do(ctx, use); !neverServed(err) {
+					t.Errorf("in a BeforeCommit function: got %v, want an error that says what to do", err)
+				}
+				return nil
+			})
 			return sqlreq.Savepoint(ctx, func(ctx context.Context) error {
 				if err := reg.Do(ctx, use); !neverServed(err) {
 					t.Errorf("in a Savepoint: got %v, want an error that says what to do", err)

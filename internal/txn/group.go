@@ -55,7 +55,8 @@ func (g *Group) Outer() *Group { return g.outer }
 
 // Context returns ctx as that of a function inside of g.
 func (g *Group) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, savepointKey{}, &Savepoint{group: g, context: Inside(ctx)})
+	sp := &Savepoint{group: g, context: Inside(ctx)}
+	return sp.Context(ctx)
 }
 
 // Has reports whether ctx is inside of g.

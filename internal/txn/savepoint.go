@@ -51,7 +51,7 @@ func (sp *Savepoint) Context(ctx context.Context) context.Context {
 }
 
 // IsGiven reports whether ctx is the very context that the function inside of a
-// savepoint was given.
+// savepoint, or of a group, was given.
 func IsGiven(ctx context.Context) bool {
 	sp := Inside(ctx)
 	return sp != nil && sp.given == ctx
