@@ -12,6 +12,7 @@ import (
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 )
 
 // endsItself are AfterBegin functions that end the transaction, store something and fail
@@ -92,5 +93,34 @@ func TestG11AfterBeginThatEndedTheTransactionInDo(t *testing.T) {
 				t.Errorf("Do returned %v, MayHaveCommitted %v, ran %d times, hooks %q", err, sqlreq.MayHaveCommitted(err), runs, log.Words())
 			}
 		})
+	}
+}
+
+// noReason is an error whose methods panic where it is a nil pointer.
+type noReason struct{ inner error }
+
+func (e *noReason) Error() string { return "bad: " + e.inner.Error() }
+func (e *noReason) Unwrap() error { return e.inner }
+
+func TestG4AfterBeginReturnsATypedNil(t *testing.T) {
+	a := &fakedb.DB{}
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: a.Open(t), AfterBegin: func(context.Context, *http.Request, *sql.Tx) error {
+		var e *noReason
+		return e
+	}})
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		_, err := sqlreqtest.Main.ExecContext(r.Context(), "INSERT")
+		return err
+	}))
+	ans := sqlreqtest.AskGet(h, "/")
+	if ans.Panicked != nil || ans.Code != 500 || a.Count("ROLLBACK") != 1 || a.Counts().Open != 0 {
+		t.Errorf("panicked with %v, answered %d; %q", ans.Panicked, ans.Code, a.Log())
+	}
+	err := reg.Do(t.Context(), func(ctx context.Context) error {
+		_, err := sqlreqtest.Main.ExecContext(ctx, "INSERT")
+		return err
+	})
+	if v := sqlreqtest.Panicked(func() { _ = err.Error() }); err == nil || v != nil {
+		t.Errorf("the error of Do panics: %v", v)
 	}
 }
