@@ -182,7 +182,7 @@ func requestWith(ctx, at context.Context) *http.Request {
 func (b *binding) HasAfterBegin() bool { return b.AfterBegin != nil }
 
 func (b *binding) RunAfterBegin(ctx, at context.Context, tx *sql.Tx) error {
-	return b.AfterBegin(ctx, requestWith(ctx, at), tx)
+	return harmless(b.AfterBegin(ctx, requestWith(ctx, at), tx))
 }
 
 func (b *binding) Observed() bool { return b.reg.Observe != nil }

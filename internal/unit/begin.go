@@ -88,7 +88,7 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 // useSlot asks the slot of s. Each call has its own ask, in which the slot notes what
 // became of it.
 func (u *Unit) useSlot(ctx context.Context, s *Source, ask txn.Ask) (Open, error) {
-	defer u.noteRefused(&ask) // also if AfterBegin does not return
+	defer u.noteRefused(s, &ask) // also if AfterBegin does not return
 	tx, err := s.slot.Use(ctx, &ask)
 	return Open{tx, ask.RollsBack, u, s}, err
 }
@@ -234,14 +234,16 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 	return u.beginFailed(ctx, s, err)
 }
 
-// noteRefused notes what became of a transaction that was begun and ended at once.
-func (u *Unit) noteRefused(ask *txn.Ask) {
+// noteRefused notes what became of a transaction that was begun in the slot of s and
+// ended at once.
+func (u *Unit) noteRefused(s *Source, ask *txn.Ask) {
 	r := ask.Refused
 	if r == nil {
 		return
 	}
 	if r.Outcome == txn.Ended { // nobody knows how: what AfterBegin did may have stayed
 		u.Keep()
+		u.takeHooks(s.slot) // they are dropped: nobody knows which kind is to run
 		u.noteUnknown(r.Err)
 		u.fail(r.Opener.(*Source).at, r.Err)
 	}
