@@ -125,3 +125,39 @@ func TestG4ObserveHoldsNoTurn(t *testing.T) {
 		})
 	}
 }
+
+// TestG4FailWhileHijackWaits: what has failed, or is to roll back, while a Hijack waits
+// for a statement is not committed.
+func TestG4FailWhileHijackWaits(t *testing.T) {
+	for name, fail := range map[string]func(context.Context, error) error{"Fail": sqlreq.Fail, "RollbackOnly": sqlreq.RollbackOnly} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reached, goOn := make(chan bool), make(chan bool)
+				f := &fakedb.DB{Stmt: func(_ context.Context, query string) error {
+					if query == "SLOW" {
+						close(reached)
+						<-goOn
+					}
+					return nil
+				}}
+				db := f.Open(t)
+				defer db.Close()
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+				reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					ctx, over := r.Context(), make(chan bool)
+					sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
+					go func() { _, _ = sqlreqtest.Main.ExecContext(ctx, "SLOW") }()
+					<-reached
+					go func() { defer close(over); _, _, _ = w.(http.Hijacker).Hijack() }()
+					synctest.Wait() // the Hijack waits for the statement
+					if err := fail(ctx, sqlreqtest.ErrTest); err != nil {
+						t.Error(err)
+					}
+					close(goOn)
+					<-over
+				})).ServeHTTP(hijackable{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil).WithContext(t.Context()))
+				f.CheckLog(t, "BEGIN", "INSERT", "SLOW", "ROLLBACK")
+			})
+		})
+	}
+}

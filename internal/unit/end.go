@@ -464,6 +464,9 @@ func (u *Unit) endOpen(e *endOf) (hooks []hook, again bool, err error) {
 			return nil, false, err
 		}
 	}
+	if e.commit = e.commit && !u.AnswerStands(); e.commit && u.Err() != nil {
+		return nil, false, u.Err() // it has failed while this has waited
+	}
 	if e.commit && !slices.ContainsFunc(open, func(s *txn.Slot) bool { return s.Lost() != nil }) {
 		if d := u.startDecidingFor(nil, e.decision); d != nil {
 			e.decision = d
