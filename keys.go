@@ -600,7 +600,8 @@ func (k Key) BeforeCommit(ctx context.Context, fn func(context.Context) error) e
 		return err
 	}
 	run := living{context.WithoutCancel(ctx), s.root().Context}
-	return s.unit.AddBefore(ctx, run, s, c, b, fn)
+	safe := func(ctx context.Context) error { return harmless(fn(ctx)) }
+	return s.unit.AddBefore(ctx, run, s, c, b, safe)
 }
 
 // AfterCommit registers fn to be run once after the COMMIT of the transaction of

@@ -21,9 +21,9 @@ import (
 	"github.com/sqlreq/sqlreq/idempotency"
 )
 
-// proxy stands between a pool and its server. Armed, it carries the next COMMIT out,
+// cutProxy stands between a pool and its server. Armed, it carries the next COMMIT out,
 // keeps the answer, ends all connections, and lets some come in vain before it works again.
-type proxy struct {
+type cutProxy struct {
 	t      testing.TB
 	server string
 	addr   string
@@ -34,13 +34,13 @@ type proxy struct {
 	conns []net.Conn
 }
 
-func newProxy(t testing.TB, server string) *proxy {
+func newCutProxy(t testing.TB, server string) *cutProxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{t: t, server: server, addr: l.Addr().String()}
+	p := &cutProxy{t: t, server: server, addr: l.Addr().String()}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -59,20 +59,20 @@ func newProxy(t testing.TB, server string) *proxy {
 	return p
 }
 
-func (p *proxy) arm(vain int) {
+func (p *cutProxy) arm(vain int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.armed, p.vain = true, vain
 }
 
 // spent reports whether the COMMIT has come, and all refusals are used.
-func (p *proxy) spent() bool {
+func (p *cutProxy) spent() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.armed && p.vain == 0
 }
 
-func (p *proxy) refuses() bool {
+func (p *cutProxy) refuses() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.armed || p.vain == 0 {
@@ -83,7 +83,7 @@ func (p *proxy) refuses() bool {
 }
 
 // fires reports whether a message from the client is the COMMIT to be cut.
-func (p *proxy) fires(message []byte) bool {
+func (p *cutProxy) fires(message []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.armed || !bytes.Contains(bytes.ToUpper(message), []byte("COMMIT")) {
@@ -93,14 +93,14 @@ func (p *proxy) fires(message []byte) bool {
 	return true
 }
 
-func (p *proxy) keep(c net.Conn) net.Conn {
+func (p *cutProxy) keep(c net.Conn) net.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns = append(p.conns, c)
 	return c
 }
 
-func (p *proxy) endAll() {
+func (p *cutProxy) endAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
@@ -109,7 +109,7 @@ func (p *proxy) endAll() {
 	p.conns = nil
 }
 
-func (p *proxy) serve(client net.Conn) {
+func (p *cutProxy) serve(client net.Conn) {
 	defer p.keep(client).Close()
 	if p.refuses() {
 		return
@@ -194,7 +194,7 @@ func TestOnceLostCommit(t *testing.T) {
 			t.Run(fmt.Sprint(d.name, "/attempts=", attempts), func(t *testing.T) {
 				direct := openOnce(t, d)
 				server, with := behind(t, d.driver, d.dsn(t))
-				p := newProxy(t, server)
+				p := newCutProxy(t, server)
 				db := openDSN(t, d.driver, with(p.addr))
 				if err := db.Ping(); err != nil {
 					t.Fatal(err)
@@ -211,7 +211,7 @@ func TestOnceLostCommit(t *testing.T) {
 
 // lostCommit sends one request. With Retry a plain client gets its answer, without it one
 // with a Transport.
-func lostCommit(t *testing.T, d database, db *sql.DB, attempts int, p *proxy) {
+func lostCommit(t *testing.T, d database, db *sql.DB, attempts int, p *cutProxy) {
 	t.Helper()
 	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
 	if err != nil {

@@ -55,7 +55,7 @@ func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
 	if commit {
 		u.waitForStatements(open)
 	}
-	return u.endAll(open, u.mayCommit(commit, len(open) > 0))
+	return u.endObserved(open, u.mayCommit(commit, len(open) > 0))
 }
 
 // endUnused ends a unit that has used nothing, and reports whether it is one.
@@ -131,26 +131,24 @@ func (u *Unit) gaveUp() bool {
 // then. Those that end with ROLLBACK in any case come first, for one on the same
 // SQLite file would make the writer's COMMIT fail; then those for which no
 // BeforeCommit function has run, in the order of their BEGINs, and the others in the
-// order of the last of these functions. Observe is told when all have ended. It
-// returns whether all went as asked. The caller has the turns of the slots, or has
-// closed them.
-func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
+// order of the last of these functions. results gets what Observe is to be told when
+// all have ended, also if a driver does not return. It returns whether all went as
+// asked. The caller has the turns of the slots, or has closed them.
+func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool {
 	if len(open) > 1 {
 		slices.SortFunc(open, u.inOrderOfEnds)
 		commit = commit && u.noneLost(open)
 	}
-	var results []txn.Result
 	n := 0 // ends have returned
 	defer func() {
-		defer u.observeAll(&results)
 		if n < len(open) { // a driver did not return
 			defer u.dropHooks(open)
-			u.rollBack(open[n+1:], &results)
+			u.rollBack(open[n+1:], results)
 		}
 	}()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, nil, commit, committed, &results)
+		r := u.end(s, nil, commit, committed, results)
 		commit = commit && r.Err == nil
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
@@ -158,6 +156,13 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 		n++
 	}
 	return commit
+}
+
+// endObserved is endAll for slots that are closed. It tells Observe.
+func (u *Unit) endObserved(open []*txn.Slot, commit bool) bool {
+	var results []txn.Result
+	defer u.observeAll(&results)
+	return u.endAll(open, commit, &results)
 }
 
 func (u *Unit) inOrderOfEnds(a, b *txn.Slot) int {
@@ -236,8 +241,8 @@ func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed
 		u.noteCommitFailed()
 		r.Err = r.Opener.(*Source).CommitError(committed, r.Outcome == txn.Unknown, r.Err)
 	}
-	if r.Outcome == txn.Ended {
-		u.noteUnknown(r.Err)
+	if r.Outcome == txn.Ended || r.CommitFailed() && (r.Outcome == txn.Unknown || len(committed) > 0) {
+		u.noteUnknown(r.Err) // also where the unit had failed before
 	}
 	if r.Err != nil {
 		u.fail(cmp.Or(at, r.Opener.(*Source).at), r.Err)
@@ -302,10 +307,10 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	return err
 }
 
-// endOf is a Commit or a Rollback under way.
+// endOf is a Commit, a Rollback or a Hijack under way.
 type endOf struct {
-	at       context.Context // of the caller
-	source   *Source
+	at       context.Context // of the caller; nil: a Hijack
+	source   *Source         // nil: a Hijack, which ends all that is open
 	commit   bool
 	what     string       // for the text of an error
 	decision *decision    // the run of BeforeCommit functions; nil before the first
@@ -398,18 +403,25 @@ func (u *Unit) EndOpen(commit bool) error {
 	if err := u.mayEndOpen(commit); err != nil {
 		return err
 	}
-	var d *decision
-	defer func() { u.stopDeciding(d) }()
+	hooks, err := u.decideAndEndOpen(commit)
+	for _, h := range hooks {
+		h.run()
+	}
+	return err
+}
+
+// decideAndEndOpen is decideAndEnd for what is open.
+func (u *Unit) decideAndEndOpen(commit bool) (hooks []hook, err error) {
+	e := endOf{commit: commit}
+	defer u.observeAll(&e.results)
+	defer func() { u.stopDeciding(e.decision) }()
 	for {
-		hooks, again, err := u.endOpen(commit, &d)
-		if !again {
-			for _, h := range hooks {
-				h.run()
-			}
-			return err
+		var again bool
+		if hooks, again, err = u.endOpen(&e); !again {
+			return hooks, err
 		}
-		if err := d.run(u.host.Context()); err != nil {
-			return err
+		if err := e.decision.run(u.host.Context()); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -436,9 +448,9 @@ func (u *Unit) mayEndOpen(commit bool) error {
 }
 
 // endOpen ends what is open while it has the turns of all slots. The hooks are for
-// the caller to run, without the turns. again is true if BeforeCommit functions, the
-// run of which is *d, are to run first.
-func (u *Unit) endOpen(commit bool, d **decision) (hooks []hook, again bool, err error) {
+// the caller to run, without the turns. again is true if BeforeCommit functions are
+// to run first.
+func (u *Unit) endOpen(e *endOf) (hooks []hook, again bool, err error) {
 	slots := u.slots() // a function may have begun on another database
 	if len(slots) == 0 {
 		return nil, false, nil
@@ -454,21 +466,24 @@ func (u *Unit) endOpen(commit bool, d **decision) (hooks []hook, again bool, err
 			open = append(open, s)
 		}
 	}
-	if err := u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), nil, *d); err != nil {
+	if err := u.mayEndNow(u.host.Context(), "Hijack", u.FirstKey(), nil, e.decision); err != nil {
 		return nil, false, err
 	}
 	for _, s := range open {
-		if err := s.Quiet(u.host.Context(), u.host.Context()); err != nil && commit {
+		if err := s.Quiet(u.host.Context(), u.host.Context()); err != nil && e.commit {
 			return nil, false, err
 		}
 	}
-	if commit && !slices.ContainsFunc(open, func(s *txn.Slot) bool { return s.Lost() != nil }) {
-		if more := u.startDecidingFor(nil, *d); more != nil {
-			*d = more
+	if e.commit = e.commit && !u.AnswerStands(); e.commit && u.Err() != nil {
+		return nil, false, u.Err() // it has failed while this has waited
+	}
+	if e.commit && !slices.ContainsFunc(open, func(s *txn.Slot) bool { return s.Lost() != nil }) {
+		if d := u.startDecidingFor(nil, e.decision); d != nil {
+			e.decision = d
 			return nil, true, nil
 		}
 	}
-	if ok := u.endAll(open, commit); !ok && commit {
+	if ok := u.endAll(open, e.commit, &e.results); !ok && e.commit {
 		err = u.Err() // a rollback that was asked for is no failure
 	}
 	return u.takeHooks(open...), false, err
@@ -521,7 +536,7 @@ func (u *Unit) Hijacked() {
 	if len(open) == 0 {
 		return
 	}
-	u.endAll(open, false)
+	u.endObserved(open, false)
 	for _, h := range u.takeHooks(open...) {
 		h.run()
 	}

@@ -137,7 +137,7 @@ type used struct {
 type seldom struct {
 	joined  []any // in the order of Join, which writes it
 	warned  bool  // of a write in a read-only transaction
-	unknown error // the first of a transaction that others have ended; nobody knows how
+	unknown error // the first of a transaction about which nobody knows how it has ended
 
 	befores  []before             // BeforeCommit functions that have not run, in the order of registration
 	deciding []*decision          // for explicit Commits and Hijack, until they are over
@@ -265,7 +265,9 @@ func (u *Unit) joined() []any {
 // Fail makes the unit fail with err, unless it has failed already; nil does
 // nothing. at is the context of who fails.
 func (u *Unit) Fail(at context.Context, err error) error {
-	if refused := u.Refused(); refused != nil {
+	u.mu.Lock() // until it has failed: startEnding comes before both, or after both
+	defer u.mu.Unlock()
+	if refused := u.refused(); refused != nil {
 		return refused
 	}
 	u.fail(at, err)
@@ -293,7 +295,9 @@ func (u *Unit) failFor(f *failure) {
 // FailIfBegun is Fail with an error that counts only if a transaction was begun in
 // the unit, or is yet to be.
 func (u *Unit) FailIfBegun(at context.Context, err error) error {
-	if refused := u.Refused(); refused != nil {
+	u.mu.Lock() // as in Fail
+	defer u.mu.Unlock()
+	if refused := u.refused(); refused != nil {
 		return refused
 	}
 	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, begun: true})
@@ -318,7 +322,9 @@ func (u *Unit) failure() *failure {
 // RollbackOnly makes the unit roll back because of err, unless it has failed
 // already; what the program has answered stands.
 func (u *Unit) RollbackOnly(at context.Context, err error) error {
-	if refused := u.Refused(); refused != nil {
+	u.mu.Lock() // as in Fail
+	defer u.mu.Unlock()
+	if refused := u.refused(); refused != nil {
 		return refused
 	}
 	u.failed.CompareAndSwap(nil, &failure{err: err, at: at, only: true})
@@ -346,7 +352,7 @@ func (u *Unit) Err() error {
 // about which nobody knows how it was.
 func (u *Unit) result() error {
 	err, unknown := u.Err(), u.unknown()
-	if unknown == nil || isTxEnded(err) { // which calls methods of the program's error: not under the mutex
+	if unknown == nil || tells(err, unknown) { // which calls methods of the program's error: not under the mutex
 		return err
 	}
 	return errors.Join(err, unknown)
@@ -364,11 +370,11 @@ func (u *Unit) unknown() error {
 	return rare.unknown
 }
 
-// isTxEnded reports whether err is ErrTxEnded. One of the program's whose methods
-// panic, as those of a typed nil often do, is not.
-func isTxEnded(err error) (is bool) {
+// tells reports whether err has unknown in its tree, or is ErrTxEnded. One of the
+// program's whose methods panic, as those of a typed nil often do, does not.
+func tells(err, unknown error) (does bool) {
 	defer func() { _ = recover() }()
-	return errors.Is(err, txn.ErrTxEnded)
+	return errors.Is(err, unknown) || errors.Is(err, txn.ErrTxEnded)
 }
 
 // FailedAt returns the context of who failed first, nil if nothing has failed, or
