@@ -146,7 +146,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool) bool {
 	for _, s := range open {
 		r := u.end(s, nil, commit, committed, &results)
 		commit = commit && r.Err == nil
-		if len(open) > 1 && commit && !s.ReadOnly() {
+		if len(open) > 1 && commit && !s.EndsWithRollback() {
 			committed = append(committed, s.Opener().Name())
 		}
 		n++
