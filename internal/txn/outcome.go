@@ -252,9 +252,10 @@ func (s *Slot) execPatiently(unit context.Context, queries ...string) error {
 const patience = 2 * time.Second
 
 // giveUpAfter calls cancel when the unit's context has ended and patience has
-// passed since then or since now, whichever is later, unless stop is called before.
+// passed since then or since now, whichever is later, unless stop is called before. A
+// context whose Done panics counts as one that has ended: a ROLLBACK is sent all the same.
 func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
-	if unit.Done() == nil {
+	if unit = calm(unit); unit.Done() == nil {
 		return func() {}
 	}
 	answered := make(chan struct{})
@@ -271,6 +272,19 @@ func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
 		stopWaiting()
 		close(answered)
 	}
+}
+
+// calm returns unit, or a context that has ended if the Done of unit panics.
+func calm(unit context.Context) (safe context.Context) {
+	defer func() {
+		if recover() != nil {
+			ended, cancel := context.WithCancel(context.Background())
+			cancel()
+			safe = ended
+		}
+	}()
+	_ = unit.Done()
+	return unit
 }
 
 // settle notes what became of the transaction, and how long it took.
