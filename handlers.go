@@ -56,6 +56,9 @@ func (f HandlerFunc) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Context().Err() != nil {
 		err = &unit.Unavailable{Err: err}
 	}
+	if s != nil {
+		err = mark(s.unit, err, false) // what a Do has committed is not to be done again
+	}
 	answer(w, r, logger, 1, err)
 }
 

@@ -208,11 +208,11 @@ func (s *Slot) send(e *ending, what sent) {
 func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
 	case what == sentCheck:
-		return s.exec(context.Background(), guardRelease)
+		return s.execPatiently(unit, guardRelease)
 	case what == sentRollbackCheck:
-		return s.execRollback(unit, guardRollbackTo)
+		return s.execPatiently(unit, guardRollbackTo)
 	case s.test != nil && what == sentCommit:
-		return s.exec(context.Background(), dialect.Release(s.test.name))
+		return s.exec(context.Background(), dialect.Release(s.test.name)) // its COMMIT
 	case what == sentCommit:
 		return s.tx.Commit()
 	}
@@ -222,7 +222,7 @@ func (s *Slot) carryOut(unit context.Context, what sent) error {
 // rollback undoes the transaction.
 func (s *Slot) rollback(unit context.Context) error {
 	if s.test != nil {
-		return s.execRollback(unit, dialect.RollbackTo(s.test.name), dialect.Release(s.test.name))
+		return s.execPatiently(unit, dialect.RollbackTo(s.test.name), dialect.Release(s.test.name))
 	}
 	defer giveUpAfter(unit, s.cancel)()
 	return s.tx.Rollback()
@@ -234,9 +234,9 @@ func (s *Slot) exec(ctx context.Context, query string) error {
 	return err
 }
 
-// execRollback runs statements that undo something, until one fails. Their
-// context ends when they are given up.
-func (s *Slot) execRollback(unit context.Context, queries ...string) error {
+// execPatiently runs statements that end something, until one fails. Their context
+// ends when they are given up, and not with the unit's.
+func (s *Slot) execPatiently(unit context.Context, queries ...string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer giveUpAfter(unit, cancel)()
@@ -252,9 +252,10 @@ func (s *Slot) execRollback(unit context.Context, queries ...string) error {
 const patience = 2 * time.Second
 
 // giveUpAfter calls cancel when the unit's context has ended and patience has
-// passed since then or since now, whichever is later, unless stop is called before.
+// passed since then or since now, whichever is later, unless stop is called before. A
+// context whose Done panics counts as one that has ended: a ROLLBACK is sent all the same.
 func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
-	if unit.Done() == nil {
+	if unit = calm(unit); unit.Done() == nil {
 		return func() {}
 	}
 	answered := make(chan struct{})
@@ -271,6 +272,19 @@ func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
 		stopWaiting()
 		close(answered)
 	}
+}
+
+// calm returns unit, or a context that has ended if the Done of unit panics.
+func calm(unit context.Context) (safe context.Context) {
+	defer func() {
+		if recover() != nil {
+			ended, cancel := context.WithCancel(context.Background())
+			cancel()
+			safe = ended
+		}
+	}()
+	_ = unit.Done()
+	return unit
 }
 
 // settle notes what became of the transaction, and how long it took.

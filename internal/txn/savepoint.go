@@ -307,9 +307,9 @@ func (sp *Savepoint) rollBack(key string) error {
 func (sp *Savepoint) send(what sent) (outcome Outcome, err error) {
 	s := sp.slot
 	if what == sentRelease {
-		err = s.exec(context.Background(), dialect.Release(sp.name))
+		err = s.execPatiently(sp.unit, dialect.Release(sp.name))
 	} else {
-		err = s.execRollback(sp.unit, dialect.RollbackTo(sp.name), dialect.Release(sp.name))
+		err = s.execPatiently(sp.unit, dialect.RollbackTo(sp.name), dialect.Release(sp.name))
 	}
 	outcome = judge(what, answerOf(err), known{})
 	if outcome == Ended {

@@ -34,8 +34,8 @@ func (u *Unit) finish(commit bool) error {
 	for !started {
 		commit = commit && u.decide()
 		var again bool
-		gone := u.host.Context().Err() != nil // not asked under the mutex
-		if started, again = u.startEnding(commit && !gone); !started && !again {
+		commits := commit && u.gone() == nil // not asked under the mutex
+		if started, again = u.startEnding(commits); !started && !again {
 			return u.result()
 		}
 	}
@@ -111,14 +111,28 @@ func (u *Unit) waitForStatements(open []*txn.Slot) {
 // fail where it is for the client's leaving that it may not.
 func (u *Unit) mayCommit(commit, isOpen bool) bool {
 	commit = commit && u.Err() == nil // a Commit that closeSlots waited for may have failed
-	gone := u.host.Context().Err()
-	if !commit || gone == nil {
-		return commit
+	if !commit {
+		return false
+	}
+	gone := u.gone()
+	if gone == nil {
+		return true
 	}
 	if isOpen || u.gaveUp() {
 		u.failByItself(fmt.Errorf("sqlreq: the request's context ended before COMMIT: %w", gone))
 	}
 	return false
+}
+
+// gone returns why the unit's context has ended, nil if it has not. One that panics
+// counts as one that has ended: what is open must be ended all the same.
+func (u *Unit) gone() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("sqlreq: the context's Err panicked: %v", v)
+		}
+	}()
+	return u.host.Context().Err()
 }
 
 // gaveUp reports whether the program waited for a transaction in vain and then
@@ -150,7 +164,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool
 	for _, s := range open {
 		r := u.end(s, nil, commit, committed, results)
 		commit = commit && r.Err == nil
-		if len(open) > 1 && commit && !s.ReadOnly() {
+		if len(open) > 1 && commit && !s.EndsWithRollback() {
 			committed = append(committed, s.Opener().Name())
 		}
 		n++
