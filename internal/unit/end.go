@@ -43,6 +43,7 @@ func (u *Unit) finish(commit bool) error {
 	open := u.closeSlots(one[:0])
 	if commit {
 		u.waitForStatements(open)
+		u.failInAtomic(open)
 	}
 	commit = u.mayCommit(commit, len(open) > 0)
 	commit = u.endAll(open, commit)
