@@ -480,7 +480,8 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 // on every transaction that is open there (none if none is), an error or a panic of
 // fn undoes what fn did in every database, rolls back what fn has begun, and drops
 // its hooks; otherwise what fn did belongs to the request, whose Retry sees its
-// conflicts. Elsewhere, and in hooks, Atomic is [Registry.Do].
+// conflicts. Elsewhere, in hooks and after Hijack, Atomic is [Registry.Do]; with the
+// context of a request, or Do, that has ended it is [ErrFinished], as Tx is.
 //
 // fn gets a context in which every key of the registry is open. While it runs,
 // statements, Savepoint, BeginTx and Atomic with another context are refused, and
@@ -489,8 +490,15 @@ func (reg *Registry) Do(ctx context.Context, fn func(context.Context) error) err
 func (reg *Registry) Atomic(ctx context.Context, fn func(context.Context) error) error {
 	reg.check()
 	s := scopeOf(ctx)
-	if s == nil || s.over() || !s.within(reg) {
+	if s == nil || s.access.closed != nil || !s.within(reg) {
 		return reg.Do(ctx, fn)
+	}
+	switch refused := s.unit.Refused(); refused {
+	case nil:
+	case unit.ErrHijacked:
+		return reg.Do(ctx, fn)
+	default:
+		return refused // a Do would commit beside the next attempt
 	}
 	part := &scope{Context: ctx, outer: s, access: &access{reg: reg, every: true}, unit: s.unit, req: s.req}
 	return s.unit.Atomic(part, part, fn)

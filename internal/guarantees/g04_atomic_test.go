@@ -204,8 +204,9 @@ func TestG4AtomicIsDo(t *testing.T) {
 	t.Run("after the end", func(t *testing.T) {
 		var late context.Context
 		asRequest(reg, func(ctx context.Context) error { late = context.WithoutCancel(ctx); return nil }).ok(t)
-		inAtomic(t, late, reg, nil, work)
-		j.Check(t, own...)
+		inAtomic(t, late, reg, sqlreq.ErrFinished, work)
+		inAtomic(t, late, other, nil, exec(t, nil, "OTHER", "x")) // which that has not entered
+		j.Check(t, "main BEGIN", "main OTHER", "main COMMIT")
 	})
 	t.Run("a registry that the unit has not entered", func(t *testing.T) {
 		asRequest(other, func(ctx context.Context) error {

@@ -85,6 +85,16 @@ func (u *Unit) leaveAtomic(g *txn.Group) {
 	}
 }
 
+var errStillOpen = errors.New("sqlreq: an Atomic is still open, nothing is committed")
+
+// failInAtomic makes a unit that ends fail if an Atomic is open in it: nobody knows
+// whether its hooks count. Where a transaction is open its savepoint tells that.
+func (u *Unit) failInAtomic(open []*txn.Slot) {
+	if len(open) == 0 && u.used.Load().atomic.Load() != nil {
+		u.failByItself(errStillOpen)
+	}
+}
+
 // GroupFor is groupFor for a transaction that is about to be begun.
 func (u *Unit) GroupFor(ctx context.Context, o txn.Opener) (*txn.Group, error) {
 	s := o.(*Source)
@@ -134,7 +144,7 @@ func (u *Unit) saveOne(ctx context.Context, s *txn.Slot, g *txn.Group) error {
 		return nil
 	}
 	if askingIn(ctx) != nil {
-		done, err := u.mayWait(ctx, u.beginOf(sourceOf(s)))
+		done, err := u.mayWait(ctx, u.beginOf(u.keyOf(s)))
 		if err != nil {
 			return err
 		}
@@ -145,6 +155,21 @@ func (u *Unit) saveOne(ctx context.Context, s *txn.Slot, g *txn.Group) error {
 		g.Add(sp)
 	}
 	return err
+}
+
+// keyOf returns the key that began the transaction of s or, where none was ever begun
+// but somebody has the turn, one that s belongs to.
+func (u *Unit) keyOf(s *txn.Slot) *Source {
+	if by := s.Opener(); by != nil {
+		return by.(*Source)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	k := u.used.Load().sources.Load()
+	for k.slot != s { // which was made for one of them, under the same mutex
+		k = k.next.Load()
+	}
+	return k
 }
 
 // slots returns those of the unit.
@@ -205,6 +230,9 @@ func (u *Unit) undoOne(sp *txn.Savepoint) error {
 // is undone; where another one was released before, the unit can only roll back.
 func (u *Unit) release(at context.Context, g *txn.Group) error {
 	g.Close()
+	if len(g.Members()) == 0 {
+		return u.Refused() // the unit has ended: it has failed, see failInAtomic
+	}
 	for _, sp := range g.Members() {
 		err := sp.MayRelease(nameOf(sp))
 		if err == txn.ErrFinished {

@@ -54,6 +54,7 @@ func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
 	defer u.tellEnd()
 	if commit {
 		u.waitForStatements(open)
+		u.failInAtomic(open)
 	}
 	return u.endObserved(open, u.mayCommit(commit, len(open) > 0))
 }
