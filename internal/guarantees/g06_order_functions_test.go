@@ -99,7 +99,9 @@ func TestG6OrderWhenACommitFails(t *testing.T) {
 				if got := j.Take(); !slices.Equal(got[:len(want)], want) {
 					t.Errorf("got %q, want %q", got, want)
 				}
-				committed := commits[:i] // the serializable one too: its COMMIT stores what a driver let through
+				committed := slices.DeleteFunc(slices.Clone(commits[:i]), func(k sqlreq.Key) bool {
+					return k == "serial" // nothing is stored by it
+				})
 				var c *sqlreq.CommitError
 				if !errors.As(u.err, &c) || c.Key != k || !slices.Equal(c.Committed, committed) {
 					t.Errorf("got %+v, want key %q and %q committed", u.err, k, committed)

@@ -165,7 +165,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool
 	for _, s := range open {
 		r := u.end(s, nil, commit, committed, results)
 		commit = commit && r.Err == nil
-		if len(open) > 1 && commit && !s.EndsWithRollback() {
+		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
 		n++
