@@ -165,7 +165,7 @@ func (u *unit) endAll(commit bool) (fates map[int]string, all bool) {
 		fates[t.server] = e.fate
 		if e.err != nil {
 			commit = false
-		} else if commit && !t.reads() {
+		} else if commit && !t.readOnly {
 			committed = append(committed, t.by.key)
 		}
 	}
