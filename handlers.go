@@ -345,8 +345,10 @@ func mark(u *unit.Unit, err error, repeatable bool) error {
 		return &committed{err}
 	case u.Committed(), isUnavailable(err):
 		return err
-	case u.Host().Context().Err() != nil || repeatable && u.Host().Retryable(err):
+	case u.Host().Context().Err() != nil:
 		return &unit.Unavailable{Err: err}
+	case repeatable && u.Host().Retryable(err):
+		return &unit.Unavailable{Err: fmt.Errorf("%w; a conflict: see Registry.Retry", err)}
 	}
 	return err
 }

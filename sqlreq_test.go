@@ -109,8 +109,11 @@ func TestWithoutRegistry(t *testing.T) {
 	uses["DB"] = func(ctx context.Context) error { _, err := sqlreq.DB(ctx); return err }
 	uses["AfterCommit"] = func(ctx context.Context) error { return sqlreq.AfterCommit(ctx, func(context.Context) {}) }
 	for name, use := range uses {
-		if err := use(t.Context()); !errors.Is(err, sqlreq.ErrNoRegistry) || !strings.Contains(err.Error(), "Middleware") {
-			t.Errorf("%s: got %v, want ErrNoRegistry that names the fix", name, err)
+		err := use(t.Context())
+		for _, fix := range []string{"Middleware", "With", "Do", "c.Request.Context()"} {
+			if !errors.Is(err, sqlreq.ErrNoRegistry) || !strings.Contains(err.Error(), fix) {
+				t.Errorf("%s: got %v, want ErrNoRegistry that names %s", name, err, fix)
+			}
 		}
 	}
 	log := logDefault(t)

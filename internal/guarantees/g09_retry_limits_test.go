@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -88,6 +89,8 @@ func TestG9RetryAfterOnlyWhereItHelps(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
 			reg.Retry = tt.retry
+			log := &sqlreqtest.Recorder{}
+			reg.Logger = log.Logger()
 			rec := sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
 				if err := tt.before(r); err != nil {
@@ -97,6 +100,11 @@ func TestG9RetryAfterOnlyWhereItHelps(t *testing.T) {
 			})))
 			if got := rec.Header().Get("Retry-After"); rec.Code != tt.code || got != tt.retryAfter {
 				t.Errorf("got %d with Retry-After %q, want %d with %q", rec.Code, got, tt.code, tt.retryAfter)
+			}
+			// Who reads the line of a 503 learns what would have helped.
+			line := log.Records()[0]["err"]
+			if got := strings.HasSuffix(line, "see Registry.Retry"); got != (tt.code == 503) || !strings.HasPrefix(line, sqlreqtest.Conflict{}.Error()) {
+				t.Errorf("the log says %q", line)
 			}
 		})
 	}
