@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -106,7 +107,68 @@ func writePlots(r *results, dir string) error {
 			return err
 		}
 	}
-	return nil
+	return overview(r, filepath.Join(dir, "overview.svg"))
+}
+
+// inWords are the contenders of the overview, as a reader knows them who has seen
+// nothing else.
+var inWords = []struct{ by, words string }{
+	{"hand", "by hand, in the handler"},
+	{"eager", "a middleware that begins for each request"},
+	{"sqlreq", "sqlreq"},
+}
+
+// overview is the plot of the README: three ways at three works, with a legend in
+// words and a number at each mark. It is narrow, for a phone.
+func overview(r *results, name string) error {
+	p := newPlot("", "", "")
+	p.X.Tick.Label.Font.Size, p.Y.Tick.Label.Font.Size = 13, 13
+	works := []string{"nothing", "read", "durable"}
+	names(&p.Y, []string{"no use of\nthe database", "100 rows\nread", "one INSERT,\non the disk"})
+	logarithmic(&p.X, 8, 1e7, 10, func(v float64) string {
+		if e := math.Round(math.Log10(v)); e == 1 || e == 3 || e == 5 {
+			return timeLabel(v)
+		}
+		return ""
+	})
+	grid(p, true, false)
+	for n, work := range works {
+		for i, c := range inWords {
+			v, ok := r.median(id{"sqlite", "Request", work, c.by}, "ns/op")
+			if !ok {
+				continue
+			}
+			at := plotter.XY{X: math.Log10(v), Y: float64(len(works)-1-n) + 0.28*float64(1-i)}
+			g, err := plotter.NewScatter(plotter.XYs{at})
+			if err != nil {
+				return err
+			}
+			g.GlyphStyle = styleOf(c.by).glyph()
+			l, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{at}, Labels: []string{duration([]float64{v})}})
+			if err != nil {
+				return err
+			}
+			l.TextStyle[0].Font, l.Offset = p.X.Tick.Label.Font, vg.Point{X: 9, Y: -4}
+			p.Add(g, l)
+		}
+	}
+	legend := plot.NewLegend()
+	legend.Top, legend.Left = true, true
+	legend.TextStyle.Font.Size, legend.Padding = 14, 5
+	for _, c := range inWords {
+		legend.Add(c.words, thumbnail{styleOf(c.by)})
+	}
+	canvas := vgsvg.New(460, 330)
+	all := draw.New(canvas)
+	all.SetColor(color.White)
+	all.Fill(all.Rectangle.Path())
+	legend.Draw(draw.Crop(all, 8, -8, 0, -8))
+	p.Draw(draw.Crop(all, 8, -12, 8, -78))
+	return write(name, canvas)
+}
+
+func styleOf(by string) style {
+	return styles[slices.IndexFunc(styles, func(s style) bool { return s.by == by })]
 }
 
 // save draws the plots side by side, with the legend on their right.
@@ -133,6 +195,10 @@ func save(name string, w, h vg.Length, legend bool, plots ...*plot.Plot) error {
 	for i, p := range plots {
 		p.Draw(draw.Crop(area, vg.Length(i)*each, vg.Length(i+1)*each-area.Size().X-8, 0, 0))
 	}
+	return write(name, canvas)
+}
+
+func write(name string, canvas *vgsvg.Canvas) error {
 	var svg bytes.Buffer
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return err

@@ -85,29 +85,49 @@ func TestReadmeShowsItsOutput(t *testing.T) {
 	addr, _, _ := strings.Cut(line, " ")
 
 	var got strings.Builder
-	for _, c := range []struct{ method, target string }{
-		{"POST", "/notes?text=milk"}, {"POST", "/notes?text="}, {"GET", "/ping"},
-	} {
-		req, err := http.NewRequest(c.method, "http://"+addr+c.target, nil)
-		if err != nil {
-			t.Fatal(err)
+	want := block(t, "```console\n")
+	for line := range strings.Lines(want) {
+		command, ok := strings.CutPrefix(line, "$ curl ")
+		if !ok {
+			continue // what it prints
 		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(res.Body)
-		res.Body.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		flag := ""
-		if c.method != "GET" {
-			flag = "-X " + c.method + " "
-		}
-		fmt.Fprintf(&got, "$ curl %s'localhost:8080%s'\n%s", flag, c.target, body)
+		fmt.Fprintf(&got, "%s%s", line, curl(t, addr, strings.Fields(command)))
 	}
-	if want := block(t, "```console\n"); got.String() != want {
+	if strings.Count(want, "$ ") < 3 {
+		t.Errorf("the README's commands are not those of curl:\n%s", want)
+	}
+	if got.String() != want {
 		t.Errorf("got:\n%s\nthe README says:\n%s", got.String(), want)
 	}
+}
+
+// curl does what the command of the same name does with these arguments, at addr
+// instead of localhost:8080.
+func curl(t *testing.T, addr string, args []string) string {
+	t.Helper()
+	method, body := http.MethodGet, ""
+	if args[0] == "-d" {
+		method, body, args = http.MethodPost, args[1], args[2:]
+	}
+	path, ok := strings.CutPrefix(args[0], "localhost:8080")
+	if !ok || len(args) != 1 {
+		t.Fatalf("curl %q: not known here", args)
+	}
+	req, err := http.NewRequest(method, "http://"+addr+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
 }
