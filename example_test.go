@@ -3,10 +3,12 @@ package sqlreq_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,50 +17,12 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// open returns a database in memory with a table of notes.
-func open() *sql.DB {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		log.Fatal(err)
-	}
-	db.SetMaxOpenConns(1) // each connection to :memory: is a database of its own
-	if _, err := db.Exec(`CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)`); err != nil {
-		log.Fatal(err)
-	}
-	return db
-}
-
-// call prints what a client of h is told.
-func call(h http.Handler, method, target, body string) {
-	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, httptest.NewRequest(method, target, strings.NewReader(body)))
-	line := fmt.Sprint(method, " ", target, " -> ", rec.Code, " ", rec.Header().Get("Location"), rec.Body.String())
-	fmt.Println(strings.TrimSpace(line))
-}
-
-// notes prints how many notes there are.
-func notes(db *sql.DB) {
-	var n int
-	if err := db.QueryRow(`SELECT count(*) FROM notes`).Scan(&n); err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println("notes:", n)
-}
-
 // One line around a mux gives every request its transaction: begun by the
 // first use, committed before the response is complete, rolled back by a status
 // of 400 or more.
 func Example() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
-
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /notes", func(w http.ResponseWriter, r *http.Request) {
-		tx, err := sqlreq.Tx(r.Context())
+	add := func(w http.ResponseWriter, r *http.Request) {
+		tx, err := sqlreq.Tx(r.Context()) // begins the transaction
 		if err != nil {
 			http.Error(w, "no database", http.StatusServiceUnavailable)
 			return
@@ -72,9 +36,18 @@ func Example() {
 			http.Error(w, "a note needs a text", http.StatusUnprocessableEntity) // rolls back
 			return
 		}
-		w.WriteHeader(http.StatusCreated)
+		w.WriteHeader(http.StatusCreated) // sent when COMMIT has succeeded
 		fmt.Fprint(w, "saved")
-	})
+	}
+
+	db := open()
+	defer db.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /notes", add)
 	h := reg.Middleware(mux)
 
 	call(h, "POST", "/notes?text=milk", "")
@@ -86,40 +59,11 @@ func Example() {
 	// notes: 1
 }
 
-// Queries is what sqlc generates; bun takes such a connection too. gorm needs it
-// without BeginTx: see Key.
-type Queries struct{ db DBTX }
-
-// DBTX is satisfied by *sql.DB, by *sql.Tx, and by a sqlreq.Key.
-type DBTX interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
-	PrepareContext(context.Context, string) (*sql.Stmt, error)
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	QueryRowContext(context.Context, string, ...any) *sql.Row
-}
-
-func (q *Queries) AddNote(ctx context.Context, text string) error {
-	_, err := q.db.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text)
-	return err
-}
-
-func (q *Queries) CountNotes(ctx context.Context) (n int, err error) {
-	err = q.db.QueryRowContext(ctx, `SELECT count(*) FROM notes`).Scan(&n)
-	return n, err
-}
-
 // A Key is a connection for generated queries, made once: in each request they
 // run in that request's transaction.
 func ExampleKey() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	queries := &Queries{db: sqlreq.DefaultKey}
-
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	handler := func(w http.ResponseWriter, r *http.Request) error {
 		if err := queries.AddNote(r.Context(), "milk"); err != nil {
 			return err
 		}
@@ -129,7 +73,11 @@ func ExampleKey() {
 		}
 		fmt.Fprintf(w, "%d note", n)
 		return nil
-	}))
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(sqlreq.HandlerFunc(handler))
 	call(h, "POST", "/", "")
 	// Output:
 	// POST / -> 200 1 note
@@ -169,10 +117,25 @@ func ExampleRegistry_With() {
 // Several databases have a key each. All transactions of a request are
 // committed, or rolled back, together.
 func ExampleNew() {
+	const Users, Orders = sqlreq.Key("users"), sqlreq.Key("orders")
+	order := func(w http.ResponseWriter, r *http.Request) error {
+		ctx := r.Context()
+		if _, err := Users.ExecContext(ctx, `INSERT INTO notes (text) VALUES ('ann')`); err != nil {
+			return err
+		}
+		what := r.URL.Query().Get("what")
+		if _, err := Orders.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, what); err != nil {
+			return err
+		}
+		if what == "" {
+			return sqlreq.Errorf(http.StatusBadRequest, "an order of nothing") // rolls back in both
+		}
+		return nil
+	}
+
 	users, orders := open(), open()
 	defer users.Close()
 	defer orders.Close()
-	const Users, Orders = sqlreq.Key("users"), sqlreq.Key("orders")
 	reg, err := sqlreq.New(
 		sqlreq.Binding{Key: Users, DB: users},
 		sqlreq.Binding{Key: Orders, DB: orders},
@@ -180,30 +143,17 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		ctx := r.Context()
-		if _, err := Users.ExecContext(ctx, `INSERT INTO notes (text) VALUES ('user')`); err != nil {
-			return err
-		}
-		_, err := Orders.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, r.URL.Query().Get("order"))
-		if err != nil {
-			return err
-		}
-		if r.URL.Query().Get("order") == "" {
-			return sqlreq.Errorf(http.StatusBadRequest, "no order")
-		}
-		return nil
-	}))
-	call(h, "POST", "/?order=tea", "")
-	call(h, "POST", "/?order=", "")
+	h := reg.Middleware(sqlreq.HandlerFunc(order))
+	call(h, "POST", "/?what=", "")
+	call(h, "POST", "/?what=tea", "")
 	notes(users)
 	notes(orders)
 
 	_, err = sqlreq.New(sqlreq.Binding{Key: Users}, sqlreq.Binding{Key: Users, DB: users})
 	fmt.Println(err)
 	// Output:
-	// POST /?order=tea -> 200
-	// POST /?order= -> 500 Internal Server Error
+	// POST /?what= -> 400 Bad Request
+	// POST /?what=tea -> 200
 	// notes: 1
 	// notes: 1
 	// sqlreq: key "users" has no database (binding 0); set one of DB, Route and Tx
@@ -213,13 +163,7 @@ func ExampleNew() {
 // A handler that returns an error rolls back. The client gets the status of the
 // error, never its text.
 func ExampleHandlerFunc() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	handler := func(w http.ResponseWriter, r *http.Request) error {
 		var text string
 		err := sqlreq.DefaultKey.QueryRowContext(r.Context(), `SELECT text FROM notes WHERE id = 1`).Scan(&text)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -230,7 +174,11 @@ func ExampleHandlerFunc() {
 		}
 		_, err = io.WriteString(w, text)
 		return err
-	}))
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(sqlreq.HandlerFunc(handler))
 	call(h, "GET", "/", "")
 	// Output:
 	// GET / -> 404 Not Found
@@ -238,12 +186,6 @@ func ExampleHandlerFunc() {
 
 // A TxFunc is handed the transaction.
 func ExampleTxFunc() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	add := sqlreq.TxFunc(func(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
 		_, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.FormValue("text"))
 		if err != nil {
@@ -252,6 +194,9 @@ func ExampleTxFunc() {
 		http.Redirect(w, r, "/notes", http.StatusSeeOther)
 		return nil
 	})
+
+	db, reg := setUp()
+	defer db.Close()
 	call(reg.Middleware(add), "POST", "/notes?text=milk", "")
 	notes(db)
 	// Output:
@@ -259,26 +204,10 @@ func ExampleTxFunc() {
 	// notes: 1
 }
 
-// NoteView answers by method.
-type NoteView struct{}
-
-func (NoteView) Get(w http.ResponseWriter, r *http.Request) {
-	fmt.Fprint(w, "all notes")
-}
-
-func (NoteView) Post(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
-	_, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`)
-	return err
-}
-
 // A View has a method for each request method, of any of the three shapes.
 func ExampleView() {
-	db := open()
+	db, reg := setUp()
 	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	h := reg.Middleware(sqlreq.View(NoteView{}))
 	call(h, "GET", "/", "")
 	call(h, "POST", "/", "")
@@ -407,13 +336,7 @@ func ExampleBinding_route() {
 
 // A part of the work may fail without the whole.
 func ExampleSavepoint() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	handler := func(w http.ResponseWriter, r *http.Request) error {
 		for _, text := range []string{"milk", "milk", "tea"} {
 			err := sqlreq.Savepoint(r.Context(), func(ctx context.Context) error {
 				_, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text)
@@ -422,7 +345,11 @@ func ExampleSavepoint() {
 			fmt.Fprintf(w, "%s: %t. ", text, err == nil)
 		}
 		return nil
-	}))
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(sqlreq.HandlerFunc(handler))
 	call(h, "POST", "/", "")
 	notes(db)
 	// Output:
@@ -531,13 +458,11 @@ func ExampleBeforeCommit() {
 // Begun tells whether there is a transaction, and begins none: a middleware that logs
 // can tell the requests that used the database.
 func ExampleBegun() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	mux := http.NewServeMux()
+	logged := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r)
+		fmt.Println(r.URL.Path, "used the database:", sqlreq.Begun(r.Context()))
+	})
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "well")
 	})
@@ -545,10 +470,10 @@ func ExampleBegun() {
 		fmt.Fprint(w, "notes")
 		return nil
 	}))
-	h := reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mux.ServeHTTP(w, r)
-		fmt.Println(r.URL.Path, "used the database:", sqlreq.Begun(r.Context()))
-	}))
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(logged)
 	call(h, "GET", "/health", "")
 	call(h, "GET", "/notes", "")
 	// Output:
@@ -561,12 +486,8 @@ func ExampleBegun() {
 // Atomic is for a function that handlers and jobs share: all of it stays or nothing. In a
 // request it is a part of the request's work, elsewhere it has a transaction of its own.
 func ExampleRegistry_Atomic() {
-	db := open()
+	db, reg := setUp()
 	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	addBoth := func(ctx context.Context, one, two string) error {
 		return reg.Atomic(ctx, func(ctx context.Context) error {
 			for _, text := range []string{one, two} {
@@ -594,13 +515,7 @@ func ExampleRegistry_Atomic() {
 
 // Side effects outside of the database wait for COMMIT.
 func ExampleAfterCommit() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	handler := func(w http.ResponseWriter, r *http.Request) error {
 		text := r.URL.Query().Get("text")
 		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
 			return sqlreq.Errorf(http.StatusConflict, "add %q: %w", text, err)
@@ -608,7 +523,11 @@ func ExampleAfterCommit() {
 		return sqlreq.AfterCommit(r.Context(), func(ctx context.Context) {
 			fmt.Println("mail about", text)
 		})
-	}))
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(sqlreq.HandlerFunc(handler))
 	call(h, "POST", "/?text=milk", "")
 	call(h, "POST", "/?text=milk", "")
 	// Output:
@@ -617,20 +536,10 @@ func ExampleAfterCommit() {
 	// POST /?text=milk -> 409 Conflict
 }
 
-// conflict is an error as pgx reports a serialization failure.
-type conflict struct{}
-
-func (conflict) Error() string    { return "could not serialize access" }
-func (conflict) SQLState() string { return "40001" }
-
 // With Retry a request that met a conflict runs again, and the client knows nothing.
 func ExampleRetry() {
-	db := open()
+	db, reg := setUp()
 	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	reg.Retry = sqlreq.Retry{Attempts: 3}
 	runs := 0
 	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
@@ -686,12 +595,8 @@ func ExampleBinding_test() {
 
 // What became of the transactions, for metrics.
 func ExampleEvent() {
-	db := open()
+	db, reg := setUp()
 	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	reg.Observe = func(ctx context.Context, e sqlreq.Event) {
 		fmt.Println(e.Key, e.Outcome, "attempt", e.Attempt, "waited", e.Wait >= 0)
 	}
@@ -710,13 +615,7 @@ func ExampleEvent() {
 // An explicit Commit lets the handler go on without a transaction open: values
 // stay valid, and the next use begins a new one.
 func ExampleCommit() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
-	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+	handler := func(w http.ResponseWriter, r *http.Request) error {
 		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`); err != nil {
 			return err
 		}
@@ -725,7 +624,11 @@ func ExampleCommit() {
 		}
 		// Something slow, and then something that fails.
 		return sqlreq.Errorf(http.StatusBadGateway, "the other service is down")
-	}))
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(sqlreq.HandlerFunc(handler))
 	call(h, "POST", "/", "")
 	notes(db)
 	// Output:
@@ -736,12 +639,6 @@ func ExampleCommit() {
 // A protocol whose errors have the status 200 answers them itself. RollbackOnly
 // in its interceptor rolls the request's transactions back, and the answer stands.
 func ExampleRollbackOnly() {
-	db := open()
-	defer db.Close()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
-	if err != nil {
-		log.Fatal(err)
-	}
 	method := func(ctx context.Context, text string) error {
 		if _, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
 			return err
@@ -762,8 +659,10 @@ func ExampleRollbackOnly() {
 		}
 		fmt.Fprintf(w, `{"error":%q}`, err)
 	}
-	h := reg.Middleware(http.HandlerFunc(rpc))
 
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(http.HandlerFunc(rpc))
 	call(h, "POST", "/rpc?text=milk", "")
 	call(h, "POST", "/rpc?text=", "")
 	notes(db)
@@ -778,16 +677,8 @@ func ExampleRollbackOnly() {
 func ExampleMayHaveCommitted() {
 	db := open()
 	defer db.Close()
-	index, err := sql.Open("sqlite", "file::memory:?_pragma=foreign_keys(1)")
-	if err != nil {
-		log.Fatal(err)
-	}
+	index := openIndex()
 	defer index.Close()
-	index.SetMaxOpenConns(1)
-	if _, err := index.Exec(`CREATE TABLE pages (id INTEGER PRIMARY KEY);
-		CREATE TABLE words (page INTEGER REFERENCES pages DEFERRABLE INITIALLY DEFERRED)`); err != nil {
-		log.Fatal(err)
-	}
 	reg, err := sqlreq.New(sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "index", DB: index})
 	if err != nil {
 		log.Fatal(err)
@@ -819,4 +710,278 @@ func ExampleMayHaveCommitted() {
 	// notes: 0
 	// for a human: committed are [main] but not index
 	// notes: 1
+}
+
+// Errors as JSON, those of handlers and of a COMMIT that failed. The text of an error
+// may say more than a client should know: show those only that are meant for it.
+func ExampleRegistry_errorHandler() {
+	asJSON := func(w http.ResponseWriter, r *http.Request, err error) {
+		answer := struct {
+			Error string `json:"error"`
+			Retry bool   `json:"retry"`
+		}{http.StatusText(sqlreq.StatusCode(err)), w.Header().Get("Retry-After") != ""}
+		var forClient *sqlreq.StatusError
+		if errors.As(err, &forClient) {
+			answer.Error = forClient.Error()
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(sqlreq.StatusCode(err))
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			log.Print(err)
+		}
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	reg.ErrorHandler = asJSON
+	h := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if r.FormValue("text") == "" {
+			return sqlreq.Errorf(http.StatusUnprocessableEntity, "a note needs a text")
+		}
+		return errors.New("the password of the database is secret")
+	}))
+	call(h, "POST", "/?text=", "")
+	call(h, "POST", "/?text=milk", "")
+	// Output:
+	// POST /?text= -> 422 {"error":"a note needs a text","retry":false}
+	// POST /?text=milk -> 500 {"error":"Internal Server Error","retry":false}
+}
+
+// Some answers of 400 and more are to be committed: here a 409 whose handler has
+// written down that somebody tried.
+func ExampleRegistry_commitIf() {
+	commitIf := func(status int, header http.Header) bool {
+		return status < 400 || status == http.StatusConflict
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	reg.CommitIf = commitIf
+	h := reg.Middleware(sqlreq.TxFunc(func(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.FormValue("who")+" tried"); err != nil {
+			return err
+		}
+		http.Error(w, "taken", http.StatusConflict) // an error that is returned never commits
+		return nil
+	}))
+	call(h, "POST", "/?who=ann", "")
+	notes(db)
+	// Output:
+	// POST /?who=ann -> 409 taken
+	// notes: 1
+}
+
+// What an ErrorHandler, or a job, can tell of a COMMIT that failed: which database it
+// was, what is committed for good, and whether the outcome is known.
+func ExampleCommitError() {
+	report := func(err error) {
+		var c *sqlreq.CommitError
+		if errors.As(err, &c) {
+			fmt.Println("COMMIT failed on", c.Key, "committed before:", c.Committed, "unknown outcome:", c.Ambiguous)
+		}
+	}
+
+	db, index := open(), openIndex()
+	defer db.Close()
+	defer index.Close()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db}, sqlreq.Binding{Key: "index", DB: index})
+	if err != nil {
+		log.Fatal(err)
+	}
+	report(reg.Do(context.Background(), func(ctx context.Context) error {
+		if _, err := sqlreq.DefaultKey.ExecContext(ctx, `INSERT INTO notes (text) VALUES ('milk')`); err != nil {
+			return err
+		}
+		_, err := sqlreq.Key("index").ExecContext(ctx, `INSERT INTO words (page) VALUES (404)`) // COMMIT finds out
+		return err
+	}))
+	notes(db)
+	// Output:
+	// COMMIT failed on index committed before: [main] unknown outcome: false
+	// notes: 1
+}
+
+// A handler that returns nothing tells by Fail: what it has written is dropped, and
+// the error is answered.
+func ExampleFail() {
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "saved") // held, and dropped
+		_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, r.FormValue("text"))
+		if err != nil {
+			sqlreq.Fail(r.Context(), sqlreq.Errorf(http.StatusConflict, "add: %w", err))
+		}
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	h := reg.Middleware(http.HandlerFunc(handler))
+	call(h, "POST", "/?text=milk", "")
+	call(h, "POST", "/?text=milk", "")
+	notes(db)
+	// Output:
+	// POST /?text=milk -> 200 saved
+	// POST /?text=milk -> 409 Conflict
+	// notes: 1
+}
+
+// A report that must see one state of the database chooses its options before the
+// first statement. Later it is too late.
+func ExampleBeginTx() {
+	report := func(w http.ResponseWriter, r *http.Request) error {
+		tx, err := sqlreq.BeginTx(r.Context(), &sql.TxOptions{Isolation: sql.LevelSerializable, ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		var n int
+		if err := tx.QueryRowContext(r.Context(), `SELECT count(*) FROM notes`).Scan(&n); err != nil {
+			return err
+		}
+		_, err = sqlreq.BeginTx(r.Context(), nil)
+		fmt.Fprintf(w, "%d notes; begun already: %t", n, errors.Is(err, sqlreq.ErrBegun))
+		return nil
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	call(reg.Middleware(sqlreq.HandlerFunc(report)), "GET", "/", "")
+	// Output:
+	// GET / -> 200 0 notes; begun already: true
+}
+
+// A stream of events. Its reader sees each at once, so what it tells of is committed
+// before; the next statement begins a new transaction.
+func Example_stream() {
+	stream := func(w http.ResponseWriter, r *http.Request) error {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for _, text := range []string{"milk", "tea"} {
+			if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES (?)`, text); err != nil {
+				return err
+			}
+			if err := sqlreq.Commit(r.Context()); err != nil {
+				return err
+			}
+			fmt.Fprintf(w, "data: %s is saved\n\n", text)
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return err
+			}
+		}
+		_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`)
+		return err // the text is taken: the stream breaks off, and what was told stays
+	}
+
+	db, reg := setUp()
+	defer db.Close()
+	reg.Logger = slog.New(slog.DiscardHandler)
+	srv := httptest.NewServer(reg.Middleware(sqlreq.HandlerFunc(stream)))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	fmt.Printf("%sbroken off: %t\n", body, err != nil)
+	notes(db)
+	// Output:
+	// data: milk is saved
+	//
+	// data: tea is saved
+	//
+	// broken off: true
+	// notes: 2
+}
+
+// Queries is what sqlc generates; bun takes such a connection too. gorm needs it
+// without BeginTx: see Key.
+type Queries struct{ db DBTX }
+
+// DBTX is satisfied by *sql.DB, by *sql.Tx, and by a sqlreq.Key.
+type DBTX interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+	PrepareContext(context.Context, string) (*sql.Stmt, error)
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}
+
+func (q *Queries) AddNote(ctx context.Context, text string) error {
+	_, err := q.db.ExecContext(ctx, `INSERT INTO notes (text) VALUES (?)`, text)
+	return err
+}
+
+func (q *Queries) CountNotes(ctx context.Context) (n int, err error) {
+	err = q.db.QueryRowContext(ctx, `SELECT count(*) FROM notes`).Scan(&n)
+	return n, err
+}
+
+// NoteView answers by method.
+type NoteView struct{}
+
+func (NoteView) Get(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprint(w, "all notes")
+}
+
+func (NoteView) Post(w http.ResponseWriter, r *http.Request, tx *sql.Tx) error {
+	_, err := tx.ExecContext(r.Context(), `INSERT INTO notes (text) VALUES ('milk')`)
+	return err
+}
+
+// conflict is an error as pgx reports a serialization failure.
+type conflict struct{}
+
+func (conflict) Error() string    { return "could not serialize access" }
+func (conflict) SQLState() string { return "40001" }
+
+// setUp returns a registry of a database with a table of notes.
+func setUp() (*sql.DB, *sqlreq.Registry) {
+	db := open()
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return db, reg
+}
+
+// open returns a database in memory with a table of notes.
+func open() *sql.DB {
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		log.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // each connection to :memory: is a database of its own
+	if _, err := db.Exec(`CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)`); err != nil {
+		log.Fatal(err)
+	}
+	return db
+}
+
+// call prints what a client of h is told.
+func call(h http.Handler, method, target, body string) {
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, httptest.NewRequest(method, target, strings.NewReader(body)))
+	line := fmt.Sprint(method, " ", target, " -> ", rec.Code, " ", rec.Header().Get("Location"), rec.Body.String())
+	fmt.Println(strings.TrimSpace(line))
+}
+
+// notes prints how many notes there are.
+func notes(db *sql.DB) {
+	var n int
+	if err := db.QueryRow(`SELECT count(*) FROM notes`).Scan(&n); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("notes:", n)
+}
+
+// openIndex returns a database of pages and words, whose COMMIT fails for words on a
+// page that is not there.
+func openIndex() *sql.DB {
+	db, err := sql.Open("sqlite", "file::memory:?_pragma=foreign_keys(1)")
+	if err != nil {
+		log.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec(`CREATE TABLE pages (id INTEGER PRIMARY KEY);
+		CREATE TABLE words (page INTEGER REFERENCES pages DEFERRABLE INITIALLY DEFERRED)`); err != nil {
+		log.Fatal(err)
+	}
+	return db
 }

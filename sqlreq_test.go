@@ -9,9 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -384,37 +381,6 @@ func TestOutcomeString(t *testing.T) {
 	}
 	if got := sqlreq.Outcome(99).String(); !strings.Contains(got, "99") {
 		t.Errorf("an unknown one: %q", got)
-	}
-}
-
-// TestReadmeNamesTests: every test that the README names is there.
-func TestReadmeNamesTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sources strings.Builder
-	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sources.Write(b)
-		}
-	}
-	names := regexp.MustCompile(`TestG[0-9]\w+`).FindAllString(string(readme), -1)
-	if len(names) < 11 {
-		t.Errorf("the README names %d tests, want one for each guarantee at least", len(names))
-	}
-	for _, name := range names {
-		if !strings.Contains(sources.String(), "func "+name+"(") {
-			t.Errorf("the README names %s, which is not there", name)
-		}
 	}
 }
 
