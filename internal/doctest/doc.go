@@ -1,3 +1,4 @@
-// Package doctest has no code, only tests: what the papers of the repository
-// link to is there.
+// Package doctest has no code, only tests of the papers of the repository: what they
+// link to is there, their Go code compiles, they say what they must, and they can be
+// read.
 package doctest
