@@ -1,5 +1,5 @@
 // Package sqlreq gives each net/http request one database/sql transaction, and
-// completes the answer only when it is committed.
+// tells the client of a success only when it is committed.
 //
 //	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
 //	…
