@@ -42,19 +42,19 @@
 //   - a request's context that has ended: the client has gone.
 //
 // Then the connection goes back to the pool, and the functions of [AfterCommit] or
-// [AfterRollback] run. Only then the response is sent. So a slow reader of a held response
-// keeps no connection of the pool, and no client is told of work that the database does not
-// have. If COMMIT fails, the client gets an error response with none of the handler's
-// headers.
+// [AfterRollback] run. Only then the response is sent. So a slow reader of a held
+// response keeps no connection of the pool. No client is told of work that the database
+// does not have. If COMMIT fails, the client gets an error response with none of the
+// handler's headers.
 //
 // A response larger than HoldLimit, or flushed, streams, and open rows go on yielding
-// while it does. It cannot complete before COMMIT: its end is kept back, and a stream that
-// fails is broken off, so that the client sees a broken transfer. What a client sees on
+// while it does. It cannot complete before COMMIT, for its end is kept back. A stream
+// that fails is broken off: the client sees a broken transfer. What a client sees on
 // which server is in docs/responses.md.
 //
-// A status of 400 or more that is set when a response below 400 streams already comes too
-// late to be sent: the request rolls back, and the response is broken off. If no registry
-// has a CommitIf, a flushed response of 400 or more is whole for the client, and stands.
+// A status of 400 or more comes too late when a response below 400 streams already. Then
+// the request rolls back, and the response is broken off. If no registry has a CommitIf,
+// a flushed response of 400 or more is whole for the client, and stands.
 //
 // One request has one outcome, and one transaction for each pool, however many
 // middlewares, decorators, mounted applications and keys take part.
@@ -94,12 +94,12 @@
 //
 // After Hijack nothing begins any more: use [Registry.Do] for each message of a socket.
 //
-// A COMMIT, and the begin and the end of a Savepoint, wait for the statements of Keys
-// that other goroutines still run in the transaction, and what their errors say about it
-// counts. A statement on one key that waits for a row which the transaction of another key
-// has locked is a circle that no database sees: it lasts until the request's context
-// ends. A ROLLBACK that the server does not answer is given up two seconds after that,
-// with drivers that heed a context (pgx).
+// A COMMIT waits for the statements of Keys that other goroutines still run in the
+// transaction. So do the begin and the end of a Savepoint. What the errors of these
+// statements say about the transaction counts. A statement on one key may wait for a row
+// that the transaction of another key has locked. No database sees that circle: it lasts
+// until the request's context ends. A ROLLBACK that the server does not answer is given
+// up two seconds after that, with drivers that heed a context (pgx).
 //
 // Close rows before an explicit Commit: open ones end early on every driver, and only
 // rows.Err() tells. Rows scanned into sql.RawBytes and left open block any end of the
@@ -113,11 +113,11 @@
 //
 // With [Registry].Retry a request that failed on a conflict runs again, invisibly to the
 // client, until a byte has left or something is committed. A retry repeats everything
-// the handler does, also what it does outside of the database: put such effects into
-// [AfterCommit], or exclude the route by Retry.When. Without a retry, or when the attempts
-// are used up, a conflict is answered with 503 and Retry-After. So is a request that could
-// not begin because the database cannot be reached. Where something is or may be committed
-// there is neither.
+// that the handler does, also outside of the database. Put such effects into
+// [AfterCommit], or exclude the route by Retry.When. Without a retry, or when the
+// attempts are used up, a conflict is answered with 503 and Retry-After. So is a request
+// that could not begin because the database cannot be reached. Where something is or may
+// be committed there is neither.
 //
 // # Do
 //
@@ -130,19 +130,19 @@
 // # Several databases
 //
 // Read-only transactions end first; then come the commits, adjacent, in the order of the
-// BEGINs; then Registry.Observe and the hooks. There is no two-phase commit: if one fails,
-// the rest are rolled back, and [CommitError].Committed names those that are committed for
-// good. CommitError.Ambiguous says that the server's answer never came, or that it had
-// ended the transaction before, so that the work may be there; no hook runs then, and
+// BEGINs; then Registry.Observe and the hooks. There is no two-phase commit: if one
+// fails, the rest are rolled back, and [CommitError].Committed names those that are
+// committed for good. CommitError.Ambiguous says that the work may be there: the server's
+// answer never came, or it had ended the transaction before. No hook runs then, and
 // nothing is retried. [MayHaveCommitted] asks for both, and for [ErrTxEnded]: before work
 // is done again that failed, ask it.
 //
 // # Settings worth knowing
 //
 // Memory is bounded by requests × (HoldLimit + Retry.BodyLimit + 64 KiB for TxFunc). Set
-// ReadTimeout and WriteTimeout on the server: a handler that reads a body with a
-// transaction open holds a connection as long as the client takes ([TxFunc] reads small
-// ones before). Where ReadTimeout passes while a handler runs, net/http cancels the
+// ReadTimeout and WriteTimeout on the server. A handler that reads a body with a
+// transaction open holds a connection as long as the client takes. [TxFunc] reads small
+// ones before. Where ReadTimeout passes while a handler runs, net/http cancels the
 // request's context, and the request rolls back. For SQLite use a busy_timeout and, for
 // requests that write, _txlock=immediate, or [Retry].
 //
@@ -155,32 +155,33 @@
 //
 // Some databases end a transaction by themselves: MariaDB and MySQL on a deadlock (1213)
 // or on DDL, SQLite on an interrupted or failed statement. What follows commits by itself
-// while *sql.Tx looks healthy. Statements run through a [Key] are watched: after an error
-// that may have ended the transaction no further one runs, and the request can only roll
-// back, or go back to a [Savepoint]. Not seen are errors that come later, out of rows.Next
-// or a prepared statement, constraint errors under OR ROLLBACK, and statements run on
-// *sql.Tx. For those there is [Binding].Guard.
+// while *sql.Tx looks healthy. Statements run through a [Key] are watched. After an error
+// that may have ended the transaction no further one runs. The request can only roll back
+// then, or go back to a [Savepoint]. Not seen are errors that come later, out of
+// rows.Next or a prepared statement, constraint errors under OR ROLLBACK, and statements
+// run on *sql.Tx. For those there is [Binding].Guard.
 //
 // For example, a handler swallows a deadlock of MariaDB and goes on. On *sql.Tx COMMIT
 // says nil, its client gets a 200, and only what ran after the deadlock is there. With
 // Guard it is a 500 and CommitError.Ambiguous. Through a Key it is a 503 and nothing is
 // there.
 //
-// A rollback may turn out to have been none: Guard's savepoint is gone, or the answer to
-// ROLLBACK says that no transaction is open (SQLite and lib/pq say so; pgx and the
-// drivers for MySQL say nothing, there only Guard can tell). What ran since the server's
-// end may then be stored for good. Such a request fails with [ErrTxEnded]: no hook runs,
-// it is not run again, no Retry-After is sent, [Event].Outcome is [Ended], and it is logged
-// whatever its status. It is an ordinary rollback only where a statement of a Key met the
-// error and nothing can have run after it. So with Guard a deadlock that was met on *sql.Tx
-// is not run again: use the Key, where conflicts are to be retried on MariaDB and MySQL.
+// A rollback may turn out to have been none. Guard's savepoint is gone, or the answer to
+// ROLLBACK says that no transaction is open. SQLite and lib/pq say so. pgx and the
+// drivers for MySQL say nothing; there only Guard can tell. What ran since the server's
+// end may then be stored for good. Such a request fails with [ErrTxEnded]. No hook runs,
+// it is not run again, and no Retry-After is sent. [Event].Outcome is [Ended], and the
+// request is logged whatever its status. It is an ordinary rollback only where a
+// statement of a Key met the error and nothing can have run after it. So with Guard a
+// deadlock that was met on *sql.Tx is not run again. Use the Key where conflicts are to
+// be retried on MariaDB and MySQL.
 //
 // # Where a stream cannot be broken off
 //
-// To break a response off, the write deadline of the connection is put in the past and the
-// middleware panics with http.ErrAbortHandler. Where a middleware outside has a writer with
-// neither Unwrap nor Hijack, the goroutine ends by runtime.Goexit, which nobody can recover,
-// after a panic of the handler's own was logged. The end of an HTTP/1.0 response without a
-// length is a reset, if the connection can be hijacked. That, and FastCGI, are the weak
-// ones: have a proxy in front speak HTTP/1.1.
+// To break a response off, the write deadline of the connection is put in the past and
+// the middleware panics with http.ErrAbortHandler. A middleware outside may have a writer
+// with neither Unwrap nor Hijack. Then the goroutine ends by runtime.Goexit, which nobody
+// can recover. A panic of the handler's own is logged before. The end of an HTTP/1.0
+// response without a length is a reset, if the connection can be hijacked. That, and
+// FastCGI, are the weak ones: have a proxy in front speak HTTP/1.1.
 package sqlreq

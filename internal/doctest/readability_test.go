@@ -19,7 +19,7 @@ var paper = flag.String("paper", "", "print the figures of this file too")
 // easy are the papers for a reader who is new: none of their sentences is long, and
 // README.md fits on a few screens.
 var easy = []string{
-	"README.md", "docs/databases.md", "docs/faq.md", "docs/guarantees.md", "docs/limits.md", "docs/migration.md", "docs/testing.md",
+	"README.md", "doc.go", "docs/databases.md", "docs/faq.md", "docs/guarantees.md", "docs/limits.md", "docs/migration.md", "docs/testing.md",
 }
 
 const (
@@ -103,6 +103,9 @@ func TestFigures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if strings.HasSuffix(name, ".go") {
+			text = packageComment(text)
+		}
 		f := figuresOf(text)
 		t.Logf("%-20s %v", name, f)
 		for _, sentence := range f.long {
@@ -119,6 +122,21 @@ func TestFigures(t *testing.T) {
 		}
 		t.Logf("%-20s %v", *paper, figuresOf(string(text)))
 	}
+}
+
+// packageComment returns the comment that a Go file begins with, as a paper.
+func packageComment(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line, ok := strings.CutPrefix(line, "//")
+		switch {
+		case !ok:
+			return b.String()
+		case !strings.HasPrefix(line, "\t"): // code
+			b.WriteString(strings.TrimPrefix(line, " "))
+		}
+	}
+	return b.String()
 }
 
 // TestFiguresCount shows what is counted.
