@@ -1,0 +1,23 @@
+// Package mssql has the shape of the error of github.com/microsoft/go-mssqldb, for tests.
+package mssql
+
+// Error is the driver's, a value.
+type Error struct {
+	Number int32
+	Class  uint8
+}
+
+// Error says nothing.
+func (Error) Error() string { return "mssql" }
+
+// SQLErrorNumber returns the server's number.
+func (e Error) SQLErrorNumber() int32 { return e.Number }
+
+// SQLErrorClass returns the severity.
+func (e Error) SQLErrorClass() uint8 { return e.Class }
+
+// StreamError is another error of the driver's, without a number.
+type StreamError struct{}
+
+// Error says nothing.
+func (StreamError) Error() string { return "stream" }
