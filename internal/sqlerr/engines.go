@@ -28,7 +28,6 @@ func readEngine(c *code, err error) {
 	for _, e := range engines {
 		if strings.Contains(path, e.path) {
 			e.read(c, err, v)
-			return
 		}
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/duckdb"
 	"github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/firebirdsql"
-	network "github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/go-ora"
-	"github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/godror"
-	mssql "github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/mssqldb"
 	ncruces "github.com/sqlreq/sqlreq/internal/sqlerr/internal/shapes/ncruces_sqlite3"
+	duckdb "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/duckdb-go"
+	mssql "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-mssqldb"
+	network "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-ora"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/godror"
 )
 
 // What the errors of engines beside SQLite, MySQL and PostgreSQL say, from the documentation that engines.go names.

@@ -31,6 +31,7 @@ const (
 	mysqlTooManyOfUser   = 1203
 	mysqlLockWaitTimeout = 1205 // ends the transaction where innodb_rollback_on_timeout is on
 	mysqlLockTableFull   = 1206 // always ends it
+	mysqlNotSupported    = 1235 // TiDB, for a read-only transaction
 	mysqlDeadlock        = 1213 // also a certification conflict of Galera
 	mysqlNoSavepoint     = 1305 // "SAVEPOINT … does not exist": there is none, or no transaction
 )
@@ -97,6 +98,21 @@ func EndsTx(err error) bool {
 // is false for nil. It may be called from any goroutine.
 func MayHaveRolledBack(err error) bool {
 	return slices.ContainsFunc(codes(err), func(c code) bool { return c.sqlite&0xff == sqliteConstraint })
+}
+
+// RefusesReadOnly reports whether err, an error of BEGIN, says that there are no read-only transactions: TiDB's answer
+// (https://docs.pingcap.com/tidb/stable/sql-statement-start-transaction/). It is false for nil. It may be called from any
+// goroutine.
+func RefusesReadOnly(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool { return c.mysql == mysqlNotSupported })
+}
+
+// KnowsSavepoints reports whether err is of an engine that has savepoints in the standard's spelling, or says nothing of
+// the engine: a connection that was lost, a context that ended. It is false for nil. It may be called from any goroutine.
+func KnowsSavepoints(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool {
+		return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.broken || c.cancelled
+	})
 }
 
 // Unreachable reports whether err, an error of BEGIN, says that the database cannot be reached at the moment: the

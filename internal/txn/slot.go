@@ -84,6 +84,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/turn"
@@ -127,8 +128,9 @@ type Opener interface {
 // Slot has none: call Init. It may be used from several goroutines.
 type Slot struct {
 	// Set by Init, only read from then on: no lock.
-	db   *sql.DB
-	test *testTx // nil for a *sql.DB
+	db     *sql.DB
+	test   *testTx // nil for a *sql.DB
+	engine Engine
 
 	// turn is held by who begins, ends or nests the transaction. It guards the
 	// following fields; after Close they are those of who closed the slot. by is
@@ -137,6 +139,7 @@ type Slot struct {
 	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
 	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
 	opts       *sql.TxOptions // it was begun with; written by startBegin
+	conn       *sql.Conn      // that the transaction is on; nil: one of database/sql's choice; written by beginOnConn and settle
 	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number     int32          // in the order of the unit's BEGINs; written by begun
 	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
@@ -174,9 +177,20 @@ type Times struct {
 	End   time.Duration // of COMMIT or ROLLBACK
 }
 
+// Engine is what is known of the database engine of a pool.
+type Engine = dialect.Dialect
+
+// EngineOf returns that of db, or of a test's open transaction.
+func EngineOf(db *sql.DB, tx *sql.Tx) Engine {
+	if tx != nil {
+		return dialect.OfTx(tx)
+	}
+	return dialect.Of(db)
+}
+
 // Init makes s a slot on db, or on a test's open transaction.
-func (s *Slot) Init(db *sql.DB, tx *sql.Tx) {
-	s.db = db
+func (s *Slot) Init(db *sql.DB, tx *sql.Tx, engine Engine) {
+	s.db, s.engine = db, engine
 	if tx != nil {
 		s.test = &testTx{tx: tx}
 	}

@@ -1,5 +1,10 @@
-// Package godror has the shape of the error of github.com/godror/godror, for tests.
+// Package godror has the shapes of the driver and the error of github.com/godror/godror, for tests.
 package godror
+
+import "database/sql/driver"
+
+// Driver opens nothing.
+type Driver struct{ driver.Driver }
 
 // OraErr is the driver's.
 type OraErr struct{ Num int }

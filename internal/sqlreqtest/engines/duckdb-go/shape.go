@@ -1,5 +1,10 @@
-// Package duckdb has the shape of the error of github.com/duckdb/duckdb-go/v2, for tests.
-package duckdb
+// Package duckdbgo has the shapes of the driver and the error of github.com/duckdb/duckdb-go/v2, for tests.
+package duckdbgo
+
+import "database/sql/driver"
+
+// Driver opens nothing.
+type Driver struct{ driver.Driver }
 
 // Error is the driver's.
 type Error struct {

@@ -1,5 +1,10 @@
-// Package mssql has the shape of the error of github.com/microsoft/go-mssqldb, for tests.
-package mssql
+// Package gomssqldb has the shapes of the driver and the error of github.com/microsoft/go-mssqldb, for tests.
+package gomssqldb
+
+import "database/sql/driver"
+
+// Driver opens nothing.
+type Driver struct{ driver.Driver }
 
 // Error is the driver's, a value.
 type Error struct {

@@ -1,5 +1,10 @@
-// Package network has the shape of the error of github.com/sijms/go-ora/v2/network, for tests.
-package network
+// Package goora has the shapes of the driver and the error of github.com/sijms/go-ora/v2/network, for tests.
+package goora
+
+import "database/sql/driver"
+
+// Driver opens nothing.
+type Driver struct{ driver.Driver }
 
 // OracleError is the driver's.
 type OracleError struct {
