@@ -127,13 +127,13 @@ func (e *engine) step(_ context.Context, text string) error {
 		e.open, e.aborted, e.pending = true, false, nil
 	case text == "COMMIT":
 		late := e.lateNow
-		if e.open = false; late {
+		if e.open, e.aborted = false, false; late {
 			e.lateNow, e.pending = false, nil
 			return e.late
 		}
 		e.stored, e.pending = append(e.stored, e.pending...), nil
 	case text == "ROLLBACK":
-		e.open, e.pending = false, nil
+		e.open, e.aborted, e.pending = false, false, nil
 	case word == "INSERT" && e.open:
 		e.pending = append(e.pending, text)
 	case word == "INSERT":

@@ -4,6 +4,7 @@
 package fakedb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -72,7 +73,7 @@ type Counts struct {
 
 // Open returns a pool of connections to d, closed at the end of the test.
 func (d *DB) Open(t testing.TB) *sql.DB {
-	db := sql.OpenDB(connector{d})
+	db := sql.OpenDB(connector{d, cmp.Or(d.Named, d.Behind)})
 	t.Cleanup(func() { db.Close() })
 	return db
 }
@@ -249,14 +250,12 @@ func (d *DB) done(ctx context.Context, text string) error {
 	return nil
 }
 
-type connector struct{ d *DB }
-
-func (c connector) Driver() driver.Driver {
-	if c.d.Named != nil {
-		return c.d.Named
-	}
-	return c.d.Behind
+type connector struct {
+	d     *DB
+	named driver.Driver
 }
+
+func (c connector) Driver() driver.Driver { return c.named }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if f := hook(c.d, func(d *DB) func(context.Context) error { return d.Connect }); f != nil {
