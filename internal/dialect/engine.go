@@ -103,7 +103,7 @@ func (d Dialect) Refuses(guard, inTest bool) error {
 	case e.noTransactions:
 		return fmt.Errorf("%s has no transactions: what its driver calls BEGIN and ROLLBACK does nothing, so that a failed request's work would stay; sqlreq is of no use there", e.name)
 	case guard && e.noGuard:
-		return fmt.Errorf("Guard cannot be had on %s, which tells of no savepoint without undoing what came after it; leave Guard out", e.name)
+		return fmt.Errorf("no Guard can be had on %s, which tells of no savepoint without undoing what came after it; leave Guard out", e.name)
 	case inTest && e.form == noSavepoints:
 		return fmt.Errorf("Binding.Tx needs savepoints, and %s has none; give each test a database of its own", e.name)
 	}

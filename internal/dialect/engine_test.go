@@ -28,7 +28,7 @@ import (
 func TestEngines(t *testing.T) {
 	const (
 		noTx     = "has no transactions"
-		noGuard  = "Guard cannot be had on"
+		noGuard  = "no Guard can be had on"
 		noTest   = "Binding.Tx needs savepoints"
 		noPoints = "has no savepoints"
 	)

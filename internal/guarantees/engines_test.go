@@ -24,7 +24,6 @@ type engine struct {
 	guards     bool
 	save       string // what a savepoint begins with
 	back       string // and what goes back to it
-	readOnly   bool   // whether BEGIN may have the flag
 	broken     error  // of the statement BROKEN: a constraint
 	conflict   error  // of CONFLICT
 	late       error  // of COMMIT after LATE

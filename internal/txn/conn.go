@@ -11,22 +11,20 @@ import (
 // the file stays locked. Their transactions are on a connection of their own, which is
 // thrown away when the end has failed.
 
-// beginOnConn sends BEGIN on a connection of its own. The caller has the turn.
-func (s *Slot) beginOnConn(ctx context.Context, opts *sql.TxOptions) (tx *sql.Tx, err error) {
+// beginOnConn sends BEGIN on a connection of its own. The caller has the turn. After a
+// driver's panic the connection is lost, as with sql.DB.BeginTx: database/sql keeps its locks.
+func (s *Slot) beginOnConn(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if tx == nil { // also if the driver panics: a begin that failed may have left something behind
-			throwAway(conn)
-		}
-	}()
-	tx, err = conn.BeginTx(ctx, opts)
-	if err == nil {
-		s.conn = conn
+	tx, err := conn.BeginTx(ctx, opts)
+	if err != nil {
+		throwAway(conn) // the begin may have left something behind
+		return nil, err
 	}
-	return tx, err
+	s.conn = conn
+	return tx, nil
 }
 
 // leaveConn gives the connection of the transaction that has ended back to the pool, or
