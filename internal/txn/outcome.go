@@ -331,7 +331,8 @@ func (s *Slot) become(outcome Outcome, tried bool, failed *failure) {
 	default:
 		s.stored = outcome == Ended // by a Commit, perhaps
 	}
-	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
+	s.to(idle)
+	s.tx, s.innermost, s.reason = nil, nil, nil
 	s.ended++
 }
 
