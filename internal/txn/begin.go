@@ -231,10 +231,11 @@ func (s *Slot) startAfterBegin() {
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
+	guarded := s.test == nil && a.Opener.Guarded() // in a test's transaction it is a savepoint already
 	s.mu.Lock()
 	may := s.state != closed
 	if may {
-		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, false
+		s.by, s.opts, s.names, s.times, s.guarded, s.afterBegin = a.Opener, a.Options, 0, nil, guarded, false
 		s.state, s.cancel = beginning, cancel
 		s.handedOut, s.doubtful = false, false
 	}
@@ -252,11 +253,10 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	guarded := s.by.Guarded()
-	if guarded || a.AfterBegin != nil {
+	if s.guarded || a.AfterBegin != nil {
 		s.setTx(tx) // before anything else runs: if that does not return, finishBegin rolls back what is set
 	}
-	if guarded {
+	if s.guarded {
 		_, err = tx.ExecContext(ctx, guardSavepoint)
 	}
 	return tx, err

@@ -137,11 +137,12 @@ type Slot struct {
 	// written with mu as well, so that either is enough to read it.
 	turn       turn.Turn
 	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
-	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
 	opts       *sql.TxOptions // it was begun with; written by startBegin
 	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number     int32          // in the order of the unit's BEGINs; written by begun
 	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
+	guarded    bool           // by a savepoint of its own; written by startBegin
+	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
@@ -151,14 +152,14 @@ type Slot struct {
 	outcome   Outcome            // of the last transaction that has ended; written by End
 	tried     bool               // COMMIT was tried for it; written by End
 	stored    bool               // something of it is stored, or may be; written by End
+	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
+	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
 	tx        *sql.Tx            // nil when none is open; written by who has the turn or has closed the slot, who reads it without the mutex
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the transaction is aborted, otherwise nil; the state, unless it is closed, says the same
-	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
-	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
-	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
@@ -193,8 +194,10 @@ func (s *Slot) DB() *sql.DB { return s.db }
 // from it until Unlock. It returns the error of the context that ended before,
 // or ErrFinished.
 func (s *Slot) Lock(ctx, unit context.Context) error {
-	if err := s.turn.LockEither(ctx, unit); err != nil {
-		return err
+	if !s.turn.TryLock() {
+		if err := s.turn.LockEither(ctx, unit); err != nil {
+			return err
+		}
 	}
 	if s.isClosed() {
 		s.turn.Unlock()
@@ -205,8 +208,9 @@ func (s *Slot) Lock(ctx, unit context.Context) error {
 
 func (s *Slot) isClosed() bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state == closed
+	is := s.state == closed
+	s.mu.Unlock()
+	return is
 }
 
 // to changes the state, but for that of a closed slot. The caller holds s.mu.
@@ -349,6 +353,10 @@ func (s *Slot) becomeQuiet() {
 		s.awaited.Store(false)
 	}
 }
+
+// Running reports whether a statement of a key is under way. In a slot that is closed
+// none comes any more.
+func (s *Slot) Running() bool { return s.running.Load() > 0 }
 
 // Quiet waits until no statement of a key is under way. The caller has the turn,
 // or has closed the slot, so that none comes meanwhile. If the unit's context or
