@@ -165,7 +165,7 @@ func (s *Slot) end(e *ending) {
 
 // commit sends COMMIT, after Guard's check.
 func (s *Slot) commit(e *ending) {
-	if s.guarded() || s.engine.CommitCheck() != "" {
+	if s.guarded || s.engine.CommitCheck() != "" {
 		if s.send(e, sentCheck); e.answer != done {
 			if e.answer != over {
 				_ = s.rollback(e.unit)
@@ -180,7 +180,7 @@ func (s *Slot) commit(e *ending) {
 
 // rollBack sends ROLLBACK, after Guard's check.
 func (s *Slot) rollBack(e *ending) {
-	if !s.guarded() || e.refused || s.engine.CommitCheck() != "" { // the answer to ROLLBACK tells, where COMMIT's does not
+	if !s.guarded || e.refused || s.engine.CommitCheck() != "" { // the answer to ROLLBACK tells, where COMMIT's does not
 		if s.send(e, sentRollback); s.test != nil && (e.answer == gone || e.answer == lost) {
 			markDead(s.test.tx, e.err)
 		}
@@ -365,7 +365,8 @@ func (s *Slot) become(outcome Outcome, tried bool, failed *failure) {
 	default:
 		s.stored = outcome == Ended // by a Commit, perhaps
 	}
-	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
+	s.to(idle)
+	s.tx, s.innermost, s.reason = nil, nil, nil
 	s.ended++
 }
 
@@ -438,10 +439,6 @@ func (s *Slot) EndsWithRollback() bool {
 // ReadOnly reports whether the open transaction, or the last one, was begun as a
 // read-only one. The caller has the turn, or has closed the slot.
 func (s *Slot) ReadOnly() bool { return s.opts != nil && s.opts.ReadOnly }
-
-// guarded reports whether the transaction is guarded by a savepoint. A test's
-// transaction has no need of it: each of the units is a savepoint already.
-func (s *Slot) guarded() bool { return s.test == nil && s.by.Guarded() }
 
 // doomed returns the reason why only a rollback is left, nil if there is none.
 func (s *Slot) doomed() error {

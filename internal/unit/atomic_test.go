@@ -290,7 +290,7 @@ func TestUnitAtomicUndoPanics(t *testing.T) {
 		t.Errorf("it %s", came)
 	}
 	w.check("fn; c: BEGIN; c: ROLLBACK; c was unknown")
-	if o.source.slot.Busy() || w.used.Load().atomic.Load() != nil || w.Err() == nil {
+	if o.source.slot.Busy() || w.group() != nil || w.Err() == nil {
 		t.Error("it is busy, or the Atomic is open, or the unit has not failed")
 	}
 	w.at("c: ROLLBACK", nil)

@@ -47,16 +47,23 @@ func (s *Source) options() *sql.TxOptions {
 	return s.choice.opts
 }
 
-// resolve returns the source of b with its slot known, and its options if opts is true.
-func (u *Unit) resolve(ctx, at context.Context, b Binding, opts bool) (*Source, error) {
+// need is what a key is used for.
+type need struct {
+	transaction bool // in a unit that is over, or hijacked, there is none
+	options     bool // the transaction's, from the binding
+}
+
+// resolve returns the source of b with its slot known, and its options if they are
+// needed.
+func (u *Unit) resolve(ctx, at context.Context, b Binding, n need) (*Source, error) {
 	if s := u.known(b); s != nil && s.choice == nil {
-		return s, nil // the way of most uses: no lock
+		return s, nil // the way of most uses: no lock; whether the unit is over its slot says
 	}
-	s, chosen, err := u.source(at, b, opts)
+	s, chosen, err := u.source(at, b, n)
 	if err != nil || chosen {
 		return s, err
 	}
-	return s, u.choose(ctx, at, s, opts)
+	return s, u.choose(ctx, at, s, n.options)
 }
 
 // known returns the source of b in the unit, nil if there is none yet.
@@ -73,12 +80,18 @@ func (u *Unit) known(b Binding) *Source {
 }
 
 // source returns the source of b in the unit, a new one if there is none.
-func (u *Unit) source(at context.Context, b Binding, opts bool) (s *Source, chosen bool, err error) {
+func (u *Unit) source(at context.Context, b Binding, n need) (s *Source, chosen bool, err error) {
 	u.mu.Lock()
-	s, err = u.sourceOf(at, b)
-	chosen = err == nil && s.chosen(opts)
-	u.mu.Unlock()
-	return s, chosen, err
+	defer u.mu.Unlock()
+	if n.transaction {
+		if err := u.refused(); err != nil {
+			return nil, false, err
+		}
+	}
+	if s, err = u.sourceOf(at, b); err != nil {
+		return nil, false, err
+	}
+	return s, s.chosen(n.options), nil
 }
 
 // sourceOf is source for who holds u.mu.
@@ -198,7 +211,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 
 // DB returns the pool of b, chosen now if it is not yet.
 func (u *Unit) DB(ctx, at context.Context, b Binding) (*sql.DB, error) {
-	s, err := u.resolve(ctx, at, b, false)
+	s, err := u.resolve(ctx, at, b, need{})
 	if err != nil {
 		return nil, err
 	}
