@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"sync"
 )
 
 // Some drivers of SQLite give a connection back to the pool inside of the transaction
@@ -23,20 +24,25 @@ func (s *Slot) beginOnConn(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, e
 		throwAway(conn) // the begin may have left something behind
 		return nil, err
 	}
-	s.conn = conn
+	conns.Store(tx, conn)
 	return tx, nil
 }
 
-// leaveConn gives the connection of the transaction that has ended back to the pool, or
-// throws it away.
-func (s *Slot) leaveConn(failed bool) {
-	conn := s.conn
-	s.conn = nil
-	if failed {
-		throwAway(conn)
-		return
+// conns has the connections of open transactions that are on one of their own. A field of
+// Slot would cost every request of every other engine.
+var conns sync.Map // of *sql.Tx to *sql.Conn
+
+// leaveConn gives the connection of a transaction back to the pool, or throws it away if
+// its end has failed.
+func leaveConn(tx *sql.Tx, e *ending) {
+	conn, _ := conns.LoadAndDelete(tx)
+	switch {
+	case conn == nil || e.answer == none: // a driver that did not return keeps database/sql's locks
+	case e.err != nil:
+		throwAway(conn.(*sql.Conn))
+	default:
+		_ = conn.(*sql.Conn).Close()
 	}
-	_ = conn.Close()
 }
 
 // throwAway closes the connection: what sql.Conn.Raw is told to be broken does not go

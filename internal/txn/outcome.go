@@ -323,9 +323,10 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 	if s.times != nil {
 		s.times.Open, s.times.End = asked.Sub(s.times.Began), time.Since(asked)
 	}
+	tx := s.tx
 	s.note(e)
-	if s.conn != nil && e.answer != none { // a driver that did not return keeps database/sql's locks
-		s.leaveConn(e.err != nil)
+	if s.engine.KeepsRefused() {
+		leaveConn(tx, e)
 	}
 	if s.test != nil {
 		s.test.unlock()

@@ -130,9 +130,8 @@ type Opener interface {
 // Slot has none: call Init. It may be used from several goroutines.
 type Slot struct {
 	// Set by Init, only read from then on: no lock.
-	db     *sql.DB
-	test   *testTx // nil for a *sql.DB
-	engine Engine
+	db   *sql.DB
+	test *testTx // nil for a *sql.DB
 
 	// turn is held by who begins, ends or nests the transaction. It guards the
 	// following fields; after Close they are those of who closed the slot. by is
@@ -140,12 +139,12 @@ type Slot struct {
 	turn       turn.Turn
 	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
 	opts       *sql.TxOptions // it was begun with; written by startBegin
-	conn       *sql.Conn      // that the transaction is on; nil: one of database/sql's choice; written by beginOnConn and settle
 	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number     int32          // in the order of the unit's BEGINs; written by begun
 	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
 	guarded    bool           // by a savepoint of its own; written by startBegin
 	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
+	engine     Engine         // set by Init
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
