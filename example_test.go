@@ -713,19 +713,24 @@ func ExampleMayHaveCommitted() {
 }
 
 // Errors as JSON, those of handlers and of a COMMIT that failed. The text of an error
-// may say more than a client should know: show those only that are meant for it.
+// may say more than a client should know: show those only that are meant for it. What
+// an ErrorHandler answers it also logs.
 func ExampleRegistry_errorHandler() {
 	asJSON := func(w http.ResponseWriter, r *http.Request, err error) {
+		status := sqlreq.StatusCode(err)
 		answer := struct {
 			Error string `json:"error"`
 			Retry bool   `json:"retry"`
-		}{http.StatusText(sqlreq.StatusCode(err)), w.Header().Get("Retry-After") != ""}
+		}{http.StatusText(status), w.Header().Get("Retry-After") != ""}
 		var forClient *sqlreq.StatusError
-		if errors.As(err, &forClient) {
+		switch {
+		case status >= 500:
+			log.Printf("%s %s: %d: %v", r.Method, r.URL.Path, status, err)
+		case errors.As(err, &forClient):
 			answer.Error = forClient.Error()
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(sqlreq.StatusCode(err))
+		w.WriteHeader(status)
 		if err := json.NewEncoder(w).Encode(answer); err != nil {
 			log.Print(err)
 		}

@@ -40,7 +40,8 @@ type Registry struct {
 	// without WriteHeader has the status of StatusCode(err), and if it writes nothing
 	// the default answer is given, which is the status text of StatusCode(err). It may
 	// be called while other requests' are running. The transactions are over: they
-	// return ErrFinished.
+	// return ErrFinished. An ErrorHandler that answers also logs it: sqlreq then logs
+	// no error but those of a COMMIT that failed and of work that may have stayed.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// HoldLimit is the size in bytes up to which a response is held until COMMIT
@@ -60,8 +61,9 @@ type Registry struct {
 
 	// Logger gets the failures, at the level of what the client was sent: from a
 	// status of 500 up, and for a response that was broken off, as errors, else for
-	// debugging; work that may have stayed as a warning at least. nil means
-	// slog.Default().
+	// debugging; work that may have stayed as a warning at least. With an ErrorHandler
+	// it gets those that the ErrorHandler did not answer, and what is named there. nil
+	// means slog.Default(), which hides lines for debugging unless its level is changed.
 	Logger *slog.Logger
 
 	bindings map[Key]*binding

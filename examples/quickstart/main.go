@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"log"
 	"net/http"
-	"strings"
 
 	"github.com/sqlreq/sqlreq"
 	_ "modernc.org/sqlite"
 )
 
 func main() {
-	db, err := sql.Open("sqlite", "file:notes.db?_txlock=immediate&_pragma=busy_timeout(5000)")
+	db, err := sql.Open("sqlite", "file:notes.db?_txlock=immediate&_pragma=busy_timeout(5000)") // a second writer waits
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -32,14 +31,12 @@ func main() {
 		return err
 	}))
 	mux.Handle("POST /notes", sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		for _, text := range strings.Split(r.FormValue("text"), ",") {
-			if text == "" { // the notes before it are inserted already: this rolls them back
-				return sqlreq.Errorf(http.StatusUnprocessableEntity, "a note is empty")
-			}
-			_, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes VALUES (?)`, text) // the first sends BEGIN
-			if err != nil {
-				return err
-			}
+		text := r.FormValue("text")
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), `INSERT INTO notes VALUES (?)`, text); err != nil {
+			return err
+		}
+		if text == "" { // the note is inserted already: the 422 rolls it back
+			return sqlreq.Errorf(http.StatusUnprocessableEntity, "a note is empty")
 		}
 		fmt.Fprintln(w, "saved") // sent when COMMIT has succeeded
 		return nil

@@ -88,9 +88,15 @@ var mustSay = []struct {
 	// What the five questions of a reader need from README.md alone.
 	{"what it is", map[string][]string{"README.md": {"gives each net/http request one database/sql transaction"}}},
 	{"may I use it with X", map[string][]string{"README.md": {
-		"net/http:", "chi:", "gin:", "echo:", "gorm:", "sqlc:", "pgx,", "bun:", "sqlx:", "connect:", "gRPC:", "any database/sql driver with real transactions", "pgxpool"}}},
-	{"what do I change in my code", map[string][]string{"README.md": {"To change a service you have", "Delete Commit and defer Rollback"}}},
-	{"what does it cost", map[string][]string{"README.md": {"What it costs", "one allocation of 512 bytes"}}},
+		"net/http:", "chi:", "gin, adapters/gin:", "echo, adapters/echo4 or echo5:", "gorm, adapters/gorm:", "sqlc:", "pgx, adapters/pgx:", "bun:", "sqlx, adapters/sqlx:",
+		"connect, adapters/connect:", "gRPC, adapters/grpc:", "A stream has no transaction; call reg.Do for each message", "the module github.com/sqlreq/sqlreq/adapters/gin",
+		"PostgreSQL, MySQL, MariaDB, SQLite, and any database/sql driver with real transactions", "pgxpool", "gdb.DB() gives the pool"}}},
+	{"what do I change in my code", map[string][]string{"README.md": {"To change a service you have", "Delete Commit and defer tx.Rollback()", "Statements must not overlap", "db takes a second connection", "set Guard: true in the binding then"}}},
+	{"what becomes of errors, and who logs them", map[string][]string{
+		"README.md":   {"your answer is dropped", "also sql.ErrNoRows", "your answer is sent as it is", "You ignore an error and write a 201", "What it answers it also has to log", "your own 4xx, or an error"},
+		"docs/faq.md": {"Where did the text of my 422 go", "Why are my 500s no longer in the log"},
+		"sqlreq.go":   {"also logs it", "With an ErrorHandler"}}},
+	{"what does it cost", map[string][]string{"README.md": {"What it costs", "one allocation of 512 bytes", "holds one connection of the pool from its first statement to the end of its handler"}}},
 	{"what does it not do", map[string][]string{"README.md": {"What it does not do", "no two-phase commit", "cannot take back a stream", "MayHaveCommitted"}}},
 }
 

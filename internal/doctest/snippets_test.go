@@ -7,9 +7,7 @@ package doctest
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -23,25 +21,6 @@ import (
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
 	_ "modernc.org/sqlite"
 )
-
-// README.md: Errors as JSON.
-func TestErrorsAsJSON(t *testing.T) {
-	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
-	reg.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) { // errors as JSON
-		w.Header().Set("Content-Type", "application/json") // the status is that of the error
-		fmt.Fprintf(w, `{"error":%q}`, http.StatusText(sqlreq.StatusCode(err)))
-	}
-	rec := sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
-		return sqlreq.Errorf(http.StatusUnprocessableEntity, "secret")
-	})))
-	var answer struct{ Error string }
-	if err := json.Unmarshal(rec.Body.Bytes(), &answer); err != nil || answer.Error != "Unprocessable Entity" {
-		t.Errorf("got %q, %v", rec.Body, err)
-	}
-	if rec.Code != 422 || rec.Header().Get("Content-Type") != "application/json" {
-		t.Errorf("got %d %v", rec.Code, rec.Header())
-	}
-}
 
 // docs/migration.md: From a middleware by hand.
 type txKey struct{}
@@ -93,6 +72,16 @@ func addUser(w http.ResponseWriter, r *http.Request) error {
 	return sqlreq.AfterCommit(r.Context(), sendMail)
 }
 
+// README.md: Into a service you have.
+func saveUser(w http.ResponseWriter, r *http.Request) error {
+	tx := sqlreq.DefaultKey // was: r.Context().Value(txKey{}).(*sql.Tx)
+	if _, err := tx.ExecContext(r.Context(), `INSERT INTO users VALUES (?)`, r.FormValue("name")); err != nil {
+		return err // was: http.Error(w, "not saved", 500); return
+	}
+	w.WriteHeader(http.StatusCreated)                // was sent before COMMIT, is sent after it
+	return sqlreq.AfterCommit(r.Context(), sendMail) // was: sendMail(ctx) after tx.Commit()
+}
+
 var mails int
 
 func sendMail(context.Context) { mails++ }
@@ -118,13 +107,14 @@ func usersDB(t *testing.T) *sql.DB {
 }
 
 // TestMigrationBeforeAndAfter: by hand the client of a COMMIT that fails is told 201;
-// after the four edits it is told 500. Both send a mail only for a user who is there.
+// after the four edits it is told 500. Both send a mail only for a user who is there,
+// and undo what a handler has done that then answers with 409.
 func TestMigrationBeforeAndAfter(t *testing.T) {
 	db := usersDB(t)
 	if _, err := db.Exec(`ALTER TABLE users DROP COLUMN failed`); err != nil {
 		t.Fatal(err)
 	}
-	after := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(sqlreq.HandlerFunc(addUser))
+	after := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware
 	for _, step := range []struct {
 		h                   http.Handler
 		name                string
@@ -132,8 +122,13 @@ func TestMigrationBeforeAndAfter(t *testing.T) {
 	}{
 		{withTx(db, http.HandlerFunc(createUser)), "ann", 201, 1, 1},
 		{withTx(db, http.HandlerFunc(createUser)), "nobody", 201, 1, 0},
-		{after, "bob", 201, 2, 1},
-		{after, "nobody", 500, 2, 0},
+		{withTx(db, refused(createUser)), "bob", 409, 1, 0},
+		{after(sqlreq.HandlerFunc(addUser)), "bob", 201, 2, 1},
+		{after(sqlreq.HandlerFunc(addUser)), "nobody", 500, 2, 0},
+		{after(refused(sqlreq.HandlerFunc(addUser).ServeHTTP)), "ann", 409, 2, 0},
+		{after(sqlreq.HandlerFunc(saveUser)), "ann", 201, 3, 1},
+		{after(sqlreq.HandlerFunc(saveUser)), "nobody", 500, 3, 0},
+		{after(refused(sqlreq.HandlerFunc(saveUser).ServeHTTP)), "ann", 409, 3, 0},
 	} {
 		mails = 0
 		rec := httptest.NewRecorder()
@@ -142,6 +137,14 @@ func TestMigrationBeforeAndAfter(t *testing.T) {
 			t.Errorf("%s: got %d, %d users, %d mails, want %+v", step.name, rec.Code, n, mails, step)
 		}
 	}
+}
+
+// refused is h whose answer becomes a 409 when its work is done.
+func refused(h http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h(httptest.NewRecorder(), r)
+		w.WriteHeader(http.StatusConflict)
+	})
 }
 
 // docs/migration.md: From a pool in every place, From a transaction in each store method.
