@@ -93,7 +93,7 @@ var mustSay = []struct {
 		"PostgreSQL, MySQL, MariaDB, SQLite, and any database/sql driver with real transactions", "pgxpool", "gdb.DB() gives the pool"}}},
 	{"what do I change in my code", map[string][]string{"README.md": {"To change a service you have", "Delete Commit and defer tx.Rollback()", "Statements must not overlap", "db takes a second connection", "set Guard: true in the binding then"}}},
 	{"what becomes of errors, and who logs them", map[string][]string{
-		"README.md":   {"your answer is dropped", "also sql.ErrNoRows", "your answer is sent as it is", "You ignore an error and write a 201", "What it answers it also has to log", "your own 4xx, or an error"},
+		"README.md":   {"your answer is dropped", "also sql.ErrNoRows", "your answer is sent as it is", "You ignore an error and write a 201", "It must log what it answers", "your own 4xx, or an error"},
 		"docs/faq.md": {"Where did the text of my 422 go", "Why are my 500s no longer in the log"},
 		"sqlreq.go":   {"also logs it", "With an ErrorHandler"}}},
 	{"what does it cost", map[string][]string{"README.md": {"What it costs", "one allocation of 512 bytes", "holds one connection of the pool from its first statement to the end of its handler"}}},
