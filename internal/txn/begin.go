@@ -236,7 +236,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	if !closed {
 		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, false
 		s.state, s.cancel = beginning, cancel
-		s.handedOut, s.doubtful = false, false
+		s.handedOut, s.doubtful, s.vanished = false, false, false
 	}
 	s.mu.Unlock()
 	return !closed

@@ -52,7 +52,8 @@ var savepointCells = []savepointCell{
 	{"aborted", "RollBack", nil, "returned", "", back1, "open", true, "committed, tried, stored"},
 	{"", "RollBack", faults{rollbackTo1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", rollbackTo1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: fails(errNetwork)}, "returned", rollbackFailed + "unexpected EOF", rollbackTo1, "aborted", true, "rolled back"},
-	{"", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "rolled back"},
+	{"", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "ended, stored"}, // whatever ROLLBACK says
+	{"aborted", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"}, // of what is left
 	{"aborted", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: panics}, "panicked", "", rollbackTo1, "open saved", false, "rolled back"},

@@ -60,7 +60,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //
 // "There is none" is the answer that there is no such savepoint or no transaction
-// (sqlerr.Gone). A read-only transaction that ends well ends with ROLLBACK; where
+// (sqlerr.Gone). ROLLBACK without Guard counts as answered with it after a ROLLBACK TO
+// a Savepoint was, whatever the driver says to ROLLBACK itself. A read-only transaction that ends well ends with ROLLBACK; where
 // that succeeds and no error may have ended it before, it counts as Committed.
 //
 // # Locks
@@ -158,6 +159,7 @@ type Slot struct {
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
 	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
 	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
+	vanished  bool               // there was no such savepoint when one was to be gone back to; written by startBegin and Savepoint
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
@@ -371,7 +373,7 @@ func (s *Slot) whenQuiet() <-chan struct{} {
 func (s *Slot) abort(err error) { s.state, s.reason = aborted, err }
 
 // sound notes that the transaction is known to be alive. The caller holds s.mu.
-func (s *Slot) sound() { s.state, s.reason = open, nil }
+func (s *Slot) sound() { s.state, s.reason, s.vanished = open, nil, false }
 
 // abortedBy returns why only a rollback is left, nil if that is not so.
 func (s *Slot) abortedBy() error {
