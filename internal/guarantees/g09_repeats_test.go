@@ -1,6 +1,6 @@
 // G9 A request is never run again after anything was committed, a Do under this request
-// included; not one in Route, TxOptions, AfterRollback or Observe, which run for each
-// attempt by their nature.
+// included; not one in Route, TxOptions, AfterBegin, AfterRollback or Observe, which run
+// for each attempt by their nature.
 
 package guarantees
 

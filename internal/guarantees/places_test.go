@@ -1,6 +1,7 @@
 package guarantees
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -77,11 +78,15 @@ func (table placeTable) run(t *testing.T, cells int, story func(*testing.T, plac
 
 // exec runs a statement in the transaction of DefaultKey.
 func (p place) exec(ctx context.Context, query string) error {
+	return p.execOn(ctx, sqlreqtest.Main, query)
+}
+
+func (p place) execOn(ctx context.Context, k sqlreq.Key, query string) error {
 	if !p.tx {
-		_, err := sqlreqtest.Main.ExecContext(ctx, query)
+		_, err := k.ExecContext(ctx, query)
 		return err
 	}
-	tx, err := sqlreq.Tx(ctx)
+	tx, err := k.Tx(ctx)
 	if err == nil {
 		_, err = tx.ExecContext(ctx, query)
 	}
@@ -103,6 +108,7 @@ type scene struct {
 	more   []sqlreq.Binding // of other keys
 	client context.Context  // of the request; nil: that of the test
 	log    sqlreqtest.Recorder
+	reg    *sqlreq.Registry // set by play
 }
 
 // play does the work in a unit of work, in its first attempt, and ends it as the place
@@ -117,6 +123,7 @@ func (s *scene) play(t *testing.T, work func(context.Context) error) string {
 		bindings = append(bindings, other)
 	}
 	reg := sqlreqtest.NewRegistry(t, bindings...)
+	s.reg = reg
 	outermost := reg
 	if s.way == "nested" {
 		outermost = sqlreqtest.NewRegistry(t, other)
@@ -195,17 +202,13 @@ func statusOf(err error) string {
 }
 
 func (s *scene) seen(status string) string {
-	hooks := s.log.Words()
-	if hooks == "" {
-		hooks = "no hook"
-	}
-	return status + "; " + s.log.Events() + "; " + hooks
+	return status + "; " + cmp.Or(s.log.Events(), "no event") + "; " + cmp.Or(s.log.Words(), "no hook")
 }
 
 // server is a database that ends transactions by itself, as MariaDB does, and knows
-// what is stored: "DDL" commits, "DEADLOCK" rolls back and is answered with 1213. What
-// follows is stored at once, there are no savepoints any more, and COMMIT and ROLLBACK
-// go well.
+// what is stored: "DDL" commits, "DEADLOCK" rolls back and is answered with 1213, and so
+// does "TIMEOUT", with 1205 (innodb_rollback_on_timeout is on). What follows is stored at
+// once, there are no savepoints any more, and COMMIT and ROLLBACK go well.
 type server struct {
 	fakedb.DB
 	mu     sync.Mutex
@@ -241,6 +244,9 @@ func (s *server) answer(text string) error {
 	case text == "DEADLOCK":
 		s.over()
 		return &mysqlite.MySQL{Number: 1213}
+	case text == "TIMEOUT":
+		s.over()
+		return &mysqlite.MySQL{Number: 1205}
 	case strings.HasPrefix(text, "INSERT "):
 		s.insert(strings.TrimPrefix(text, "INSERT "))
 	case name != "" && verb == "" && s.open:
