@@ -120,19 +120,7 @@ func testTxOf(ctx context.Context) *sql.Tx { return ctx.Value(testTxKey{}).(*sql
 // PostgreSQL refuses the RELEASE of a request whose error was dealt with. The next
 // request is as fine as it would be with a transaction of its own.
 func TestG6BindingTxGoesBackWhenReleaseIsRefused(t *testing.T) {
-	aborted := false
-	d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
-		switch {
-		case q == "DUPLICATE":
-			aborted = true
-			return mysqlite.State("23505")
-		case strings.HasPrefix(q, "ROLLBACK TO"):
-			aborted = false
-		case aborted:
-			return mysqlite.State("25P02")
-		}
-		return nil
-	}}
+	d := postgres("DUPLICATE", mysqlite.State("23505"))
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, d.Open(t))})
 	var log sqlreqtest.Recorder
 	log.Watch(reg)

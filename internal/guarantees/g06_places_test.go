@@ -81,19 +81,7 @@ func TestG6TableOfATestThatGoesOn(t *testing.T) {
 		"nested":     all("500; other Committed 1, main CommitFailed 1; rollback"),
 		"two keys":   all("500; main CommitFailed 1, other RolledBack 1; rollback"),
 	}.run(t, 36, func(t *testing.T, p place) string {
-		aborted := false
-		d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
-			switch {
-			case q == "DUPLICATE":
-				aborted = true
-				return mysqlite.State("23505")
-			case strings.HasPrefix(q, "ROLLBACK TO"):
-				aborted = false
-			case aborted:
-				return mysqlite.State("25P02")
-			}
-			return nil
-		}}
+		d := postgres("DUPLICATE", mysqlite.State("23505"))
 		s := scene{place: p, main: sqlreq.Binding{Tx: testTx(t, d.Open(t)), Guard: p.guard}}
 		seen := s.play(t, func(ctx context.Context) error {
 			if err := p.exec(ctx, "INSERT"); err != nil {

@@ -316,22 +316,7 @@ func TestG11TableOfAnAbortedTransaction(t *testing.T) {
 		"nested":     all("500; other Committed 1, main CommitFailed 1; rollback"),
 		"two keys":   all("500; main CommitFailed 1, other RolledBack 1; rollback"),
 	}.run(t, 40, func(t *testing.T, p place) string {
-		aborted := false
-		d := &fakedb.DB{Step: func(_ context.Context, text string) error {
-			switch {
-			case text == "CONFLICT":
-				aborted = true
-				return sqlreqtest.Conflict{}
-			case strings.HasPrefix(text, "ROLLBACK"):
-				aborted = false
-			case aborted && text == "COMMIT":
-				aborted = false
-				return errors.New("commit unexpectedly resulted in rollback")
-			case aborted:
-				return mysqlite.State("25P02")
-			}
-			return nil
-		}}
+		d := postgres("CONFLICT", sqlreqtest.Conflict{})
 		s := scene{place: p, main: p.binding(t, d.Open(t))}
 		return s.play(t, func(ctx context.Context) error {
 			if err := p.exec(ctx, "INSERT"); err != nil {

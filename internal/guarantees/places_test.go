@@ -289,3 +289,25 @@ func (s *server) told() string {
 	}
 	return "; nothing stored"
 }
+
+// postgres is a database on which a statement meets err and aborts the transaction, as
+// PostgreSQL does: everything else is refused with 25P02 until something is rolled back,
+// and COMMIT is answered with ROLLBACK.
+func postgres(statement string, err error) *fakedb.DB {
+	aborted := false
+	return &fakedb.DB{Step: func(_ context.Context, text string) error {
+		switch {
+		case text == statement:
+			aborted = true
+			return err
+		case strings.HasPrefix(text, "ROLLBACK"):
+			aborted = false
+		case aborted && text == "COMMIT":
+			aborted = false
+			return errors.New("commit unexpectedly resulted in rollback")
+		case aborted:
+			return mysqlite.State("25P02")
+		}
+		return nil
+	}}
+}
