@@ -1,12 +1,14 @@
 // G6 One request, one outcome, one transaction for each pool: the tables of a test's
-// transaction (Binding.Tx) that has ended, of a Do that needs the only connection, and
-// of the order of ends, in every place in which a transaction can stand
-// (places_test.go).
+// transaction (Binding.Tx) that has ended, of a Do that needs the only connection, of a
+// Route that uses its own key, and of the order of ends, in every place in which a
+// transaction can stand (places_test.go).
 
 package guarantees
 
 import (
 	"context"
+	"database/sql"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -142,6 +144,44 @@ func TestG6TableOfTheOnlyConnection(t *testing.T) {
 				}
 				return nil
 			}) + do
+		})
+		return seen
+	})
+}
+
+// The Route of the key uses the key itself, which would wait for its answer. That is an
+// error at once, which names the mistake, and the use that has asked the Route is served.
+func TestG6TableOfARouteThatUsesItsKey(t *testing.T) {
+	placeTable{
+		// Key, with Guard; *sql.Tx, with Guard
+		"end":        all("200; main Committed 1; commit; the Route is refused"),
+		"Commit":     all("200; main Committed 1; commit; the Route is refused"),
+		"Rollback":   all("200; main RolledBack 1; rollback; the Route is refused"),
+		"Savepoint":  all("200; main Committed 1; commit; the Route is refused"),
+		"Hijack":     all("hijacked; main Committed 1; commit; the Route is refused"),
+		"Retry":      all("200; main RolledBack 1, main Committed 2; rollback commit; the Route is refused twice"),
+		"Do":         all("200; main Committed 1; commit; the Route is refused"),
+		"Binding.Tx": all(never + "a key has a Route or a Tx"),
+		"nested":     all("200; other Committed 1, main Committed 1; commit; the Route is refused"),
+		"two keys":   all("200; main Committed 1, other Committed 1; commit; the Route is refused"),
+	}.run(t, 36, func(t *testing.T, p place) (seen string) {
+		synctest.Test(t, func(t *testing.T) {
+			db, refused := (&fakedb.DB{}).Open(t), 0
+			s := scene{place: p, main: sqlreq.Binding{Guard: p.guard, Route: func(ctx context.Context, _ *http.Request) (*sql.DB, error) {
+				if err := p.exec(ctx, "INSERT"); err != nil && strings.Contains(err.Error(), "would wait for itself") {
+					refused++
+				}
+				return db, nil
+			}}}
+			seen = s.play(t, func(ctx context.Context) error {
+				if err := p.exec(ctx, "INSERT"); err != nil {
+					t.Error(err)
+				}
+				if p.way == "Retry" {
+					return sqlreqtest.Conflict{}
+				}
+				return nil
+			}) + []string{"", "; the Route is refused", "; the Route is refused twice"}[refused]
 		})
 		return seen
 	})
