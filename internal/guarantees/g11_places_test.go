@@ -329,3 +329,31 @@ func TestG11TableOfAnAbortedTransaction(t *testing.T) {
 		})
 	})
 }
+
+// An Atomic that is not there any more when it is to be undone tells the same as a
+// Savepoint, without Guard too. One around it that is found again says that the
+// transaction is alive; here there is none.
+func TestG11AtomicThatIsNotThereAnyMore(t *testing.T) {
+	for _, nested := range []bool{false, true} {
+		for _, guard := range []bool{false, true} {
+			d := newServer()
+			s := scene{place: place{way: "Retry", guard: guard}, main: sqlreq.Binding{DB: d.Open(t), Guard: guard}}
+			got := s.play(t, func(ctx context.Context) error {
+				sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT before")
+				fails := func(ctx context.Context) error {
+					return s.reg.Atomic(ctx, func(ctx context.Context) error {
+						sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "DDL")
+						return sqlreqtest.Conflict{}
+					})
+				}
+				if nested {
+					return s.reg.Atomic(ctx, fails)
+				}
+				return fails(ctx)
+			}) + d.told()
+			if want := "500; main Ended 1; no hook; stored: before"; got != want {
+				t.Errorf("nested %t, Guard %t: got %q, want %q", nested, guard, got, want)
+			}
+		}
+	}
+}
