@@ -401,6 +401,11 @@ func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, 
 			}
 		}
 	}
+	if err := s.slot.CloseNest(ctx, u.host.Context()); err != nil && e.commit {
+		return nil, false, u.refuse(e.at, s, err)
+	} else if err != nil {
+		return nil, false, err
+	}
 	r := u.end(s.slot, e.at, e.commit, nil, &e.results)
 	return u.takeHooks(s.slot), false, r.Err
 }

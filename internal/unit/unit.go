@@ -56,7 +56,7 @@ type Host interface {
 
 // Within says how a unit is inside of another one.
 type Within struct {
-	Repeats bool // it runs again with each attempt at the outer one, by its nature: in Route, in AfterRollback
+	Repeats bool // it runs again with each attempt at the outer one, by its nature: in a Route, an AfterRollback function, that runs
 	Waits   bool // the outer one waits for it: its context is that of the outer one, or of a function that it runs
 }
 
