@@ -10,6 +10,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
 )
 
 // Purpose is what a transaction is asked for.
@@ -66,6 +67,9 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	if a.Purpose == ForSavepoint && s.engine.NoSavepoints() != nil {
+		return nil, s.noSavepoints(a.Opener.Name())
+	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
@@ -249,17 +253,40 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if s.test != nil {
 		return s.beginInTest(ctx, a.Nest)
 	}
-	tx, err := s.db.BeginTx(ctx, s.opts)
+	tx, err := s.beginTx(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.guarded || a.AfterBegin != nil {
+	bySavepoint := s.guarded && s.engine.GuardsBySavepoint()
+	if bySavepoint || a.AfterBegin != nil {
 		s.setTx(tx) // before anything else runs: if that does not return, finishBegin rolls back what is set
 	}
-	if s.guarded {
+	if bySavepoint {
 		_, err = tx.ExecContext(ctx, guardSavepoint)
 	}
 	return tx, err
+}
+
+// beginTx sends BEGIN, without the read-only flag where the driver, or the server
+// (TiDB), would refuse it: a read-only transaction ends with ROLLBACK anyway.
+func (s *Slot) beginTx(ctx context.Context) (*sql.Tx, error) {
+	opts := s.opts
+	if opts != nil && opts.ReadOnly && s.engine.IgnoresReadOnly() {
+		opts = writable(opts)
+	}
+	if s.engine.KeepsRefused() {
+		return s.beginOnConn(ctx, opts)
+	}
+	tx, err := s.db.BeginTx(ctx, opts)
+	if err != nil && opts != nil && opts.ReadOnly && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
+		return s.db.BeginTx(ctx, writable(opts))
+	}
+	return tx, err
+}
+
+// writable returns a copy of opts without the read-only flag.
+func writable(opts *sql.TxOptions) *sql.TxOptions {
+	return Chosen(&sql.TxOptions{Isolation: opts.Isolation})
 }
 
 // guardName is that of Guard's savepoint.
@@ -267,9 +294,9 @@ const guardName = "sqlreq_guard"
 
 // The statements about Guard's savepoint, made once.
 var (
-	guardSavepoint  = dialect.Savepoint(guardName)
-	guardRelease    = dialect.Release(guardName)
-	guardRollbackTo = dialect.RollbackTo(guardName)
+	guardSavepoint  = dialect.Standard.Savepoint(guardName)
+	guardRelease    = dialect.Standard.Release(guardName)
+	guardRollbackTo = dialect.Standard.RollbackTo(guardName)
 )
 
 func (s *Slot) setTx(tx *sql.Tx) {

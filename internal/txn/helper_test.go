@@ -63,6 +63,7 @@ type world struct {
 // kind is what the transactions of a slot are like.
 type kind struct {
 	test, guard, readOnly, serializable bool
+	engine                              Engine
 }
 
 func newWorld(t testing.TB, k kind) *world {
@@ -78,9 +79,9 @@ func newWorld(t testing.TB, k kind) *world {
 		w.outer = must(w.pool.BeginTx(background, nil))(t)
 		t.Cleanup(func() { w.outer.Rollback() })
 		names.Store(0) // so that the texts are known
-		w.Init(nil, w.outer)
+		w.Init(nil, w.outer, k.engine)
 	} else {
-		w.Init(w.pool, nil)
+		w.Init(w.pool, nil, k.engine)
 	}
 	w.d.Step = func(ctx context.Context, text string) error {
 		if fault, ok := w.faults.Load(text); ok {

@@ -85,6 +85,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/turn"
@@ -143,6 +144,7 @@ type Slot struct {
 	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
 	guarded    bool           // by a savepoint of its own; written by startBegin
 	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
+	engine     Engine         // set by Init
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
@@ -176,9 +178,20 @@ type Times struct {
 	End   time.Duration // of COMMIT or ROLLBACK
 }
 
+// Engine is what is known of the database engine of a pool.
+type Engine = dialect.Dialect
+
+// EngineOf returns that of db, or of a test's open transaction.
+func EngineOf(db *sql.DB, tx *sql.Tx) Engine {
+	if tx != nil {
+		return dialect.OfTx(tx)
+	}
+	return dialect.Of(db)
+}
+
 // Init makes s a slot on db, or on a test's open transaction.
-func (s *Slot) Init(db *sql.DB, tx *sql.Tx) {
-	s.db = db
+func (s *Slot) Init(db *sql.DB, tx *sql.Tx, engine Engine) {
+	s.db, s.engine = db, engine
 	if tx != nil {
 		s.test = &testTx{tx: tx}
 	}

@@ -129,7 +129,7 @@ func (u *Unit) Begun(b Binding) bool {
 	if u.refused() != nil {
 		return false
 	}
-	db, tx := b.Pool()
+	db, tx, _ := b.Pool()
 	if s := u.known(b); s != nil {
 		return s.slot != nil && s.slot.Begun()
 	}

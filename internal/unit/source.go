@@ -108,8 +108,8 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 		s = new(Source)
 	}
 	s.Binding, s.at = b, at
-	if db, tx := b.Pool(); db != nil || tx != nil {
-		s.slot = u.slotOf(use, db, tx)
+	if db, tx, engine := b.Pool(); db != nil || tx != nil {
+		s.slot = u.slotOf(use, db, tx, engine)
 	}
 	if route, options := b.Chooses(); route || options {
 		s.choice = &choice{routed: !route, opted: !options, asked: asked{function: "Route or TxOptions", binding: b}}
@@ -126,7 +126,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 
 // slotOf returns the slot on db, or on a test's transaction: several keys may
 // share it. The caller holds the unit's mutex.
-func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx) *txn.Slot {
+func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx, engine txn.Engine) *txn.Slot {
 	for s := use.slots; s != nil; s = s.next {
 		if s.Of(db, tx) {
 			return &s.Slot
@@ -139,7 +139,7 @@ func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx) *txn.Slot {
 		s = &slot{next: use.slots.next}
 		use.slots.next = s
 	}
-	s.Init(db, tx)
+	s.Init(db, tx, engine)
 	if u.state == hijacked {
 		s.Shut() // it is there for DB only
 	}
@@ -186,6 +186,10 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	if err == nil && db == nil {
 		err = errors.New("the Route returned no *sql.DB and no error")
 	}
+	engine := txn.EngineOf(db, nil)
+	if err == nil {
+		err = engine.Refuses(s.Guarded(), false)
+	}
 	if err != nil {
 		err = u.beginFailed(ctx, s, err)
 		if ctx.Err() != nil {
@@ -199,7 +203,7 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	}
 	s.choice.routed, s.choice.err = true, err
 	if err == nil {
-		s.slot = u.slotOf(u.use(), db, nil)
+		s.slot = u.slotOf(u.use(), db, nil, engine)
 	}
 	return err
 }

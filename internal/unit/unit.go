@@ -64,7 +64,7 @@ type Within struct {
 type Binding interface {
 	Name() string
 	Guarded() bool
-	Pool() (*sql.DB, *sql.Tx)                          // both nil: Route tells
+	Pool() (*sql.DB, *sql.Tx, txn.Engine)              // both nil: Route tells
 	Chooses() (route, options bool)                    // which of the next two are to be asked
 	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of who asks
 	AskTxOptions(ctx, at context.Context) *sql.TxOptions
