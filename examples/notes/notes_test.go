@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,12 +15,33 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/auditdb"
+	"github.com/sqlreq/sqlreq/examples/notes/internal/notesdb"
 )
 
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil))) // failures are what many tests are about
 	os.Exit(m.Run())
+}
+
+// TestSqlcOnAKey: what sqlc generates takes a key, as README.md says.
+func TestSqlcOnAKey(t *testing.T) {
+	s := start(t)
+	queries := notesdb.New(sqlreq.DefaultKey)
+	err := s.reg.Do(t.Context(), func(ctx context.Context) error {
+		n, err := queries.CountNotes(ctx)
+		if n != 0 {
+			t.Errorf("%d notes at the start", n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := queries.CountNotes(t.Context()); !errors.Is(err, sqlreq.ErrNoRegistry) {
+		t.Errorf("without a request: %v", err)
+	}
 }
 
 // service is the real handler behind a real listener, over files that are gone after the test.

@@ -225,14 +225,15 @@ func TestChiWrapResponseWriterOutsideSeesTheOutcome(t *testing.T) {
 	}
 }
 
+// TestChiURLParam has the line of README.md.
 func TestChiURLParam(t *testing.T) {
 	s := newSite(t)
-	router := chi.NewRouter()
-	router.Use(s.reg.Middleware)
-	router.Method("GET", "/notes/{id}", s.adding(false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	r, reg := chi.NewRouter(), s.reg
+	r.Use(middleware.Logger, middleware.Recoverer, reg.Middleware)
+	r.Method("GET", "/notes/{id}", s.adding(false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, chi.URLParam(r, "id"))
 	})))
-	srv := serve(t, "HTTP/1.1", router)
+	srv := serve(t, "HTTP/1.1", r)
 	if got := send(t, srv, "GET", "/notes/42"); got.body != "42" {
 		t.Errorf("id: got %q, want 42", got.body)
 	}

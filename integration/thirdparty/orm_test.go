@@ -71,12 +71,13 @@ var mappers = []struct {
 		}
 	}},
 	{"bun on the Key", func(t *testing.T, s *site) mapper {
-		db := bun.NewDB(s.db, sqlitedialect.New())
+		bunDB := bun.NewDB(s.db, sqlitedialect.New())
 		return func(ctx context.Context, in note) (out note, err error) {
-			if _, err := db.NewInsert().Model(&in).Conn(sqlreq.DefaultKey).Exec(ctx); err != nil {
+			note := in
+			if _, err := bunDB.NewInsert().Model(&note).Conn(sqlreq.DefaultKey).Exec(ctx); err != nil {
 				return out, err
 			}
-			return out, db.NewSelect().Model(&out).Conn(sqlreq.DefaultKey).Order("id DESC").Limit(1).Scan(ctx)
+			return out, bunDB.NewSelect().Model(&out).Conn(sqlreq.DefaultKey).Order("id DESC").Limit(1).Scan(ctx)
 		}
 	}},
 	{"bun on the transaction", func(t *testing.T, s *site) mapper {

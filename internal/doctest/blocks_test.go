@@ -82,6 +82,50 @@ func TestBlocksThatAreNotCompiledAreFound(t *testing.T) {
 	}
 }
 
+// TestLinesAreCompiled: each call, literal and assignment in a sentence, list item or
+// cell of README.md is a part of a Go file as well. The items of the adapters are apart:
+// their modules have other names for the packages.
+func TestLinesAreCompiled(t *testing.T) {
+	repo := os.DirFS(root)
+	text, err := read(repo, "README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := goSources(t, repo)
+	n := 0
+	for _, b := range codeInLines("README.md", text) {
+		n++
+		if fault := findBlock(b, sources); fault != nil {
+			t.Error(fault)
+		}
+	}
+	if n < 15 {
+		t.Errorf("found %d pieces of code in lines: the test reads them wrongly", n)
+	}
+}
+
+// codeInLines returns the inline code of a paper that is more than a name.
+func codeInLines(file, text string) (all []block) {
+	for line := range strings.Lines(withoutBlocks(text)) {
+		if strings.Contains(line, "`adapters/") {
+			continue
+		}
+		for _, code := range inlineCode.FindAllString(line, -1) {
+			if code = strings.Trim(code, "`"); strings.ContainsAny(code, "({=") && !strings.HasPrefix(code, "go ") {
+				all = append(all, block{file: file, language: "go", text: code})
+			}
+		}
+	}
+	return all
+}
+
+func TestCodeInLinesIsFound(t *testing.T) {
+	got := codeInLines("x.md", "A `name`, `f(x)` and `go run -C x=y`.\n```go\n`g(x)`\n```\n- **gin**, `adapters/gin`: `h(x)`\n| `T{}` | `a := b` |\n")
+	if fmt.Sprint(got) != "[x.md:0 x.md:0 x.md:0]" || got[0].text != "f(x)" || got[1].text != "T{}" || got[2].text != "a := b" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // blocksOf returns the fenced blocks of the papers that the patterns match.
 func blocksOf(t *testing.T, repo fs.FS, patterns []string) (all []block) {
 	t.Helper()

@@ -62,7 +62,8 @@ var errorKinds = map[string]struct {
 	}, 500, 0, "Internal Server Error", "Internal Server Error", "ERROR", "ERROR", false},
 	"Errorf": {func(_ http.ResponseWriter, r *http.Request) error {
 		add(r)
-		return sqlreq.Errorf(404, "note %d: %w", 7, sql.ErrNoRows)
+		id, err := 7, sql.ErrNoRows
+		return sqlreq.Errorf(404, "note %d: %w", id, err)
 	}, 404, 0, "Not Found", "note 7: sql: no rows in result set", "DEBUG", "", false},
 	"an own 404": {func(w http.ResponseWriter, r *http.Request) error {
 		add(r)

@@ -95,6 +95,36 @@ func serveUsers(addr string, db *sql.DB, mux *http.ServeMux) error {
 	return http.ListenAndServe(addr, reg.Middleware(mux))
 }
 
+// TestFourWordsAndTheTable: the lines of README.md that are not of a framework.
+func TestFourWordsAndTheTable(t *testing.T) {
+	db := usersDB(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	const query = `INSERT INTO users (name) VALUES ('ann')`
+	importLine := func(ctx context.Context) error {
+		_, err := sqlreq.DefaultKey.ExecContext(ctx, query)
+		return errors.Join(err, errors.New("this line is wrong"))
+	}
+	mails = 0
+	fn := func(ctx context.Context) error {
+		if _, err := sqlreq.DefaultKey.ExecContext(ctx, query); err != nil {
+			return err
+		}
+		if err := sqlreq.Savepoint(ctx, importLine); err == nil {
+			t.Error("the line is accepted")
+		}
+		return sqlreq.AfterCommit(ctx, sendMail)
+	}
+	ctx := t.Context()
+	err := reg.Do(ctx, fn)
+	if n := sqlreqtest.Count(t, db, "users"); err != nil || n != 1 || mails != 1 {
+		t.Errorf("got %v, %d users and %d mails, want one of each", err, n, mails)
+	}
+	once := &idempotency.Once{Dialect: idempotency.SQLite}
+	if err := once.CreateTable(ctx, db); err != nil {
+		t.Error(err)
+	}
+}
+
 // usersDB has users whose names must be on a list, which COMMIT checks.
 func usersDB(t *testing.T) *sql.DB {
 	t.Helper()
