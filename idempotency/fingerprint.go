@@ -40,11 +40,23 @@ func (b *body) init(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
 	}
-	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && strings.HasPrefix(kind, "multipart/") && params["boundary"] != "" {
-		b.boundary = []byte("--" + params["boundary"])
-	}
+	b.boundary = boundaryOf(r.Header.Get("Content-Type"))
 	b.head, b.err = readAhead(r.Body, r.ContentLength)
 	r.Body = b
+}
+
+// maxBoundary is the longest boundary that RFC 2046, section 5.1.1, allows. One that is
+// longer counts as it is: it would be looked for in a time that grows with its square.
+const maxBoundary = 70
+
+// boundaryOf returns the boundary of a multipart body with its dashes, nil if there is none.
+func boundaryOf(contentType string) []byte {
+	kind, params, err := mime.ParseMediaType(contentType)
+	boundary := params["boundary"]
+	if err != nil || !strings.HasPrefix(kind, "multipart/") || boundary == "" || len(boundary) > maxBoundary {
+		return nil
+	}
+	return []byte("--" + boundary)
 }
 
 // about returns what a fingerprint has besides the body, each part with its length.

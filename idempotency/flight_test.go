@@ -16,7 +16,8 @@ type endingUnit struct {
 	told chan struct{} // closed when the flight was told
 }
 
-func (u *endingUnit) Opened() bool { return false }
+func (u *endingUnit) Opened() bool                  { return false }
+func (u *endingUnit) BeforeEnd(repeat.Checker) bool { return true }
 
 func (u *endingUnit) AtEnd(e repeat.Ender) bool {
 	var told atomic.Bool
@@ -54,8 +55,9 @@ func TestI4UnitThatEndsWhileItsFlightBegins(t *testing.T) {
 // overUnit is a unit that has ended.
 type overUnit struct{}
 
-func (overUnit) Opened() bool            { return false }
-func (overUnit) AtEnd(repeat.Ender) bool { return false }
+func (overUnit) Opened() bool                  { return false }
+func (overUnit) AtEnd(repeat.Ender) bool       { return false }
+func (overUnit) BeforeEnd(repeat.Checker) bool { return false }
 
 func TestI4UnitThatHasEndedHasNoFlight(t *testing.T) {
 	var fs flights

@@ -93,6 +93,17 @@ type call struct {
 	print    []byte // the fingerprint; set by recordAnswer
 }
 
+var errUnanswered = errors.New("idempotency: the request ends while the handler of its key still runs, nothing is committed; wait for it, or answer 400 or more")
+
+// MayCommit says no as long as nothing has the answer recorded: the handler runs in a
+// goroutine that nobody has waited for, as behind http.TimeoutHandler.
+func (c *call) MayCommit() error {
+	if c.isUnanswered() {
+		return errUnanswered
+	}
+	return nil
+}
+
 func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	o := c.once
 	f, left, err := o.flights.enter(c.ctx, &c.flight, o.wait())
@@ -104,12 +115,14 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		next.ServeHTTP(w, r)
 		return
 	}
+	c.flight.unit.BeforeEnd(c) // if it is over, the use of its transaction says so
 	others := o.database().Begun(c.ctx)
 	done, err := c.take(left)
 	switch {
 	case err != nil:
 		c.failed(w, r, err)
 	case done != nil:
+		c.noteAnswered()
 		f.land()
 		if !others {
 			_ = o.database().Rollback(c.ctx) // an error of it is the request's

@@ -252,10 +252,11 @@ func (rec *recorder) untouched() bool {
 	return rec.status == 0
 }
 
-// noteFlush keeps that the header has left without a Content-Type: net/http finds one
-// out only where it sees the begin of the body.
+// noteFlush keeps what the Content-Type is when the header leaves without one: net/http
+// finds it out by what there is of the body, and a repeat has all of it.
 func (rec *recorder) noteFlush(h http.Header, early bool, err error) {
 	_, typed := h["Content-Type"]
+	typed = typed || h.Get("Content-Encoding") != "" // then net/http finds out nothing
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	switch {
@@ -265,10 +266,19 @@ func (rec *recorder) noteFlush(h http.Header, early bool, err error) {
 	case err != nil:
 		return
 	}
-	if !typed && !rec.flushed && !rec.lost && len(rec.body) == 0 && bodyAllowed(rec.status) {
-		rec.header = appendField(rec.header, fieldSet, "Content-Type", nil)
+	if !typed && !rec.flushed && !rec.lost && bodyAllowed(rec.status) {
+		rec.header = appendField(rec.header, fieldSet, "Content-Type", rec.sniffed())
 	}
 	rec.flushed = true
+}
+
+// sniffed returns the Content-Type that is found out by the body as far as it goes, none
+// if there is nothing of it.
+func (rec *recorder) sniffed() []string {
+	if len(rec.body) == 0 {
+		return nil
+	}
+	return []string{http.DetectContentType(rec.body)}
 }
 
 // SetReadDeadline is that of http.ResponseController.

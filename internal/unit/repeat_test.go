@@ -135,6 +135,59 @@ func TestUnitAtEndIsNoCommit(t *testing.T) {
 	}
 }
 
+// checker is asked before the unit commits.
+type checker struct {
+	w   *world
+	err error
+}
+
+func (c checker) MayCommit() error {
+	_ = c.w.note(background, "asked")
+	return c.err
+}
+
+// Who has asked for it is asked before the first COMMIT at the end, when nothing begins
+// any more, and an error fails the unit.
+func TestUnitBeforeEnd(t *testing.T) {
+	for name, tt := range map[string]struct {
+		do   func(w *world, a, b *binding)
+		err  error // of the second of two
+		want string
+	}{
+		"both say yes":     {func(*world, *binding, *binding) {}, nil, "asked; asked; a: COMMIT; b: COMMIT; a was committed; b was committed"},
+		"one says no":      {func(*world, *binding, *binding) {}, errPlain, "asked; asked; a: ROLLBACK; b: ROLLBACK; a was rolled back; b was rolled back"},
+		"the host says no": {func(w *world, _, _ *binding) { w.commits = no }, errPlain, "a: ROLLBACK; b: ROLLBACK; a was rolled back; b was rolled back"},
+		"it has failed":    {func(w *world, _, _ *binding) { w.Fail(background, errConflict) }, errPlain, "a: ROLLBACK; b: ROLLBACK; a was rolled back; b was rolled back"},
+		"Commits": {func(w *world, a, b *binding) {
+			must(0, w.commit(a))(t)
+			must(0, w.commit(b))(t)
+		}, errPlain, "a: COMMIT; a was committed; b: COMMIT; b was committed"},
+		"Commit of one": {func(w *world, a, b *binding) { must(0, w.commit(a))(t) }, errPlain, "a: COMMIT; a was committed; asked; asked; b: ROLLBACK; b was rolled back"},
+		"Hijack":        {func(w *world, _, _ *binding) { must(0, w.EndOpen(true))(t); w.Hijacked() }, errPlain, "a: COMMIT; b: COMMIT; a was committed; b was committed"},
+		"after the functions": {func(w *world, a, _ *binding) { w.before(background, a, "function", nil) }, nil,
+			"function; asked; asked; b: COMMIT; a: COMMIT; b was committed; a was committed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			a, b := w.bind("a"), w.bind("b")
+			w.begin(a, b)
+			if !w.BeforeEnd(checker{w, nil}) || !w.BeforeEnd(checker{w, tt.err}) {
+				t.Error("the unit says that it is over")
+			}
+			w.saw()
+			tt.do(w, a, b)
+			err := w.Finish(200)
+			w.check(tt.want)
+			if want := tt.err != nil && (name == "one says no" || name == "Commit of one"); want != errors.Is(err, errPlain) {
+				t.Errorf("got %v", err)
+			}
+			if w.BeforeEnd(checker{w, errPlain}) {
+				t.Error("a unit that has ended takes it")
+			}
+		})
+	}
+}
+
 // record registers the function that writes the record.
 func (w *world) record(b *binding, name string) {
 	w.t.Helper()
