@@ -83,7 +83,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
 	if s.state == open && s.names == 0 && !s.closed.Load() && s.by == opener && !s.turn.Taken() {
-		s.running.Add(1)
+		s.startStatement()
 		tx, rollsBack = s.tx, s.EndsWithRollback()
 	}
 	s.mu.Unlock()
@@ -94,7 +94,7 @@ func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 func (s *Slot) give(a *Ask) {
 	a.RollsBack = s.EndsWithRollback()
 	if a.Purpose == ForStatement || a.Purpose == ForPrepare || a.Purpose == ForCommitting {
-		s.running.Add(1)
+		s.startStatement()
 	}
 	if a.Purpose == ForPrepare || a.Purpose == ForCaller || a.Purpose == WithOptions {
 		s.handedOut = true

@@ -156,6 +156,7 @@ type Slot struct {
 	innermost *Savepoint         // the innermost open one
 	reason    error              // why the state is aborted, otherwise nil
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
 	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
@@ -304,10 +305,14 @@ func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
 		return
 	}
 	s.abort(err)
-	if s.running.Load() > 1 {
-		s.handedOut = true // what ran beside it may have run after the end
+	if s.overlap {
+		s.handedOut = true // what ran beside it may have run after the end, and may have returned before this
 	}
 }
+
+// startStatement notes that a statement of a key is under way, until Done. The caller
+// holds s.mu.
+func (s *Slot) startStatement() { s.overlap = s.running.Add(1) > 1 }
 
 // Done ends what Use began for a statement: the statement has returned.
 func (s *Slot) Done() {
