@@ -181,6 +181,46 @@ func TestI2TypeThatWasFoundOut(t *testing.T) {
 	}
 }
 
+// A trailer is sent at a repeat if, and only if, it was sent the first time: net/http sends
+// one that was not declared only where it knows of it when the header leaves, or where the
+// answer has no length.
+func TestI2TrailersThatAreNotDeclared(t *testing.T) {
+	set := func(w http.ResponseWriter) { w.Header().Set(http.TrailerPrefix+"X-Sum", "1") }
+	flush := func(w http.ResponseWriter) { w.(http.Flusher).Flush() }
+	write := func(n int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { fmt.Fprint(w, strings.Repeat("x", n)) }
+	}
+	for name, c := range map[string]struct {
+		steps []func(http.ResponseWriter)
+		sent  bool
+	}{
+		"before a short answer":    {[]func(http.ResponseWriter){set, write(3)}, true},
+		"after a short answer":     {[]func(http.ResponseWriter){write(3), set}, false},
+		"after a page":             {[]func(http.ResponseWriter){write(10_000), set}, true},
+		"after a large answer":     {[]func(http.ResponseWriter){write(100_000), set}, true},
+		"after a Flush":            {[]func(http.ResponseWriter){write(3), flush, write(3), set}, true},
+		"after a Flush of nothing": {[]func(http.ResponseWriter){flush, write(3), set}, true},
+		"before a Flush":           {[]func(http.ResponseWriter){write(3), set, flush}, true},
+		"with no body":             {[]func(http.ResponseWriter){set}, true},
+		"after the status":         {[]func(http.ResponseWriter){func(w http.ResponseWriter) { w.WriteHeader(201) }, set, write(3)}, false},
+		"set twice":                {[]func(http.ResponseWriter){set, write(3), func(w http.ResponseWriter) { w.Header().Set(http.TrailerPrefix+"X-Sum", "2") }}, true},
+		"declared": {[]func(http.ResponseWriter){
+			func(w http.ResponseWriter) { w.Header().Set("Trailer", "X-Sum") }, write(3), func(w http.ResponseWriter) { w.Header().Set("X-Sum", "1") },
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, again, _ := twice(t, newOnce(), handle(func(w http.ResponseWriter, _ *http.Request) {
+				for _, step := range c.steps {
+					step(w)
+				}
+			}))
+			if (first.trailer.Get("X-Sum") != "") != c.sent || first.trailer.Get("X-Sum") != again.trailer.Get("X-Sum") || first.body != again.body {
+				t.Errorf("got the trailers %v, then %v", first.trailer, again.trailer)
+			}
+		})
+	}
+}
+
 // A boundary of more than 70 characters is none (RFC 2046): looking for it would take
 // a time that grows with its square.
 func TestI5LongBoundary(t *testing.T) {

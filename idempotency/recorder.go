@@ -32,6 +32,7 @@ type recorder struct {
 	status   int        // 0 until WriteHeader, or the first Write
 	header   []byte     // of the row; nil until the status is set
 	trailers []string   // declared with the status
+	early    []string   // set with the status, by http.TrailerPrefix
 	body     []byte     // up to limit
 	lost     bool       // the body is not kept: too large, or a Write has failed
 	flushed  bool       // the header has left
@@ -93,7 +94,12 @@ func (rec *recorder) setStatus(status int, implicit bool, h http.Header) {
 	}
 	rec.status, rec.body, rec.lost = status, nil, false
 	rec.header = appendChanges(newHeader(flags), rec.before, h)
-	rec.trailers = declaredTrailers(h)
+	rec.trailers, rec.early = declaredTrailers(h), nil
+	for name := range h {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			rec.early = append(rec.early, name)
+		}
+	}
 }
 
 // appendChanges appends what leads from the header of the layers outside to h.
@@ -343,11 +349,20 @@ func (rec *recorder) handlerDone() (status int, isHijacked bool) {
 		rec.setStatus(http.StatusOK, true, h)
 	}
 	for name, values := range h {
-		if strings.HasPrefix(name, http.TrailerPrefix) || slices.Contains(rec.trailers, name) {
+		switch {
+		case rec.isEarly(name):
+			rec.header = appendField(rec.header, fieldEarly, name, values)
+		case strings.HasPrefix(name, http.TrailerPrefix), slices.Contains(rec.trailers, name):
 			rec.header = appendField(rec.header, fieldTrailer, name, values)
 		}
 	}
 	return rec.status, false
+}
+
+// isEarly reports whether an answer, however short, has a trailer of the name though it
+// was not declared: it was set with the status, or the header left before the end.
+func (rec *recorder) isEarly(name string) bool {
+	return slices.Contains(rec.early, name) || rec.flushed && strings.HasPrefix(name, http.TrailerPrefix)
 }
 
 // row returns what is to be recorded.
