@@ -132,6 +132,16 @@ var allSteps = []step{
 		_, _ = r.Body.Read(make([]byte, 1))
 		return true
 	}},
+	{"Hijack", func(_ *program, run int, w http.ResponseWriter, _ *http.Request) bool {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return failed(w, err)
+		}
+		body := fmt.Sprint("hijacked by run ", run)
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		conn.Close()
+		return false
+	}},
 	{"500 at first", func(_ *program, run int, w http.ResponseWriter, _ *http.Request) bool {
 		return run > 1 || failed(w, errors.New("at first"))
 	}},
