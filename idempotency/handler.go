@@ -18,7 +18,9 @@ import (
 // The work, and all that next does in the database, must be in the request's
 // transaction. An explicit [sqlreq.Commit] in next commits the key without an answer: if
 // the request fails afterwards its repeats get ErrInProgress until the record is
-// cleaned. [sqlreq.BeginTx] in next is an error, since the transaction has begun.
+// cleaned. [sqlreq.BeginTx] in next is an error, since the transaction has begun. If the
+// request ends before next has returned, in a goroutine that a layer outside has not
+// waited for, nothing is committed and the request fails.
 //
 // Up to 64 KiB of the body are read before the transaction begins.
 func (o *Once) Handler(next http.Handler) http.Handler {
