@@ -52,7 +52,7 @@ func (c shopConfig) run() error {
 	}
 	db.SetMaxOpenConns(20)
 	db.SetMaxIdleConns(20)
-	h, err := newShop(database{driver: c.Driver}, db)
+	h, err := newShop(database{driver: c.Driver}, db, 100)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func openShop(t *testing.T, d database) *sql.DB {
 
 // newShop returns a handler that takes orders. A field chooses the isolation level, another has a
 // snapshot taken before the key is claimed.
-func newShop(d database, db *sql.DB) (http.Handler, error) {
+func newShop(d database, db *sql.DB, attempts int) (http.Handler, error) {
 	reg, err := sqlreq.New(sqlreq.Binding{DB: db, TxOptions: func(_ context.Context, r *http.Request) *sql.TxOptions {
 		return &sql.TxOptions{Isolation: isolationOf(r.Header.Get("X-Isolation"))}
 	}})
@@ -118,7 +118,7 @@ func newShop(d database, db *sql.DB) (http.Handler, error) {
 		return nil, err
 	}
 	reg.Logger = slog.New(slog.DiscardHandler)
-	reg.Retry = sqlreq.Retry{Attempts: 100, Within: patience}
+	reg.Retry = sqlreq.Retry{Attempts: attempts, Within: patience}
 	next := newOnce(d).Handler(sqlreq.HandlerFunc(takeOrder))
 	return reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		if r.Header.Get("X-Snapshot") != "" {
@@ -140,6 +140,9 @@ func isolationOf(name string) sql.IsolationLevel {
 		if l.String() == name {
 			return l
 		}
+	}
+	if name != "" {
+		panic("no isolation level: " + name)
 	}
 	return sql.LevelDefault
 }
@@ -257,7 +260,7 @@ func (c *shopClient) once(ctx context.Context, url, name string) (got reply, rep
 	for field, values := range c.header {
 		req.Header[field] = values
 	}
-	req.Header.Set("Idempotency-Key", name)
+	req.Header.Set("Idempotency-Key", `"`+name+`"`)
 	res, err := c.Do(req)
 	if err != nil {
 		return reply{}, false, err
