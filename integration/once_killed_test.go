@@ -303,7 +303,12 @@ type answered struct {
 
 // ask sends an order until there is an answer, and compares that with the first.
 func (a *answered) ask(ctx context.Context, c *shopClient, url, name string) error {
-	got, err := c.until(ctx, func() string { return url }, name)
+	return a.askAt(ctx, c, func() string { return url }, name)
+}
+
+// askAt is ask with another URL for each try.
+func (a *answered) askAt(ctx context.Context, c *shopClient, url func() string, name string) error {
+	got, err := c.until(ctx, url, name)
 	if err != nil {
 		return err
 	}
