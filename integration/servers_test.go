@@ -102,8 +102,11 @@ func TestServerPromote(t *testing.T) {
 	n := 1
 	restarted(t, standby, func() {
 		t.Helper()
+		if got := text(t, db, "SELECT pg_is_in_recovery() || current_setting('synchronous_standby_names')"); got != "false" {
+			t.Fatalf("in recovery, and the standbys that it waits for: %q", got)
+		}
 		n++
-		exec(t, db, fmt.Sprintf("INSERT INTO kept VALUES (%d)", n)) // it would wait for a standby of its own
+		exec(t, db, fmt.Sprintf("INSERT INTO kept VALUES (%d)", n))
 		if got := number(t, db, "SELECT count(*) FROM kept"); got != n {
 			t.Errorf("got %d rows, want %d", got, n)
 		}
