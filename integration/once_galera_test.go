@@ -81,7 +81,7 @@ func TestOnceGaleraDuplicates(t *testing.T) {
 				answers[name] = got
 			}
 			if got.status != http.StatusCreated || got != answers[name] || replayed != (j > 0) || err != nil {
-				t.Errorf("order %s at node %d: got %d %s, replayed %v, %v", name, (i+j)%len(urls)+1, got.status, got.location, replayed, err)
+				t.Errorf("order %s at node %d: got %v, replayed %v, %v", name, (i+j)%len(urls)+1, got, replayed, err)
 			}
 		}
 	}
@@ -130,11 +130,11 @@ func TestOnceGaleraCertification(t *testing.T) {
 			<-begun
 			got, replayed, err := c.once(t.Context(), second.URL, "k")
 			if got.status != http.StatusCreated || replayed || err != nil {
-				t.Errorf("got %d %.100q, replayed %v, %v", got.status, got.body, replayed, err)
+				t.Errorf("got %v, replayed %v, %v", got, replayed, err)
 			}
 			close(goOn)
 			if other := <-late; other != got {
-				t.Errorf("got %+.100q, want %+.100q", other, got)
+				t.Errorf("got %v, want %v", other, got)
 			}
 			if !sqlreq.IsRetryable(unfinished) {
 				t.Errorf("the late one met %v, want a conflict", unfinished)

@@ -279,7 +279,7 @@ func (k *killer) orders(ctx context.Context, c *shopClient, url, client string, 
 			return nil
 		default:
 		}
-		name := fmt.Sprint(client, "-", i)
+		name := orderName(client, i)
 		var wg sync.WaitGroup
 		var errs [2]error
 		for j := range errs {
@@ -289,10 +289,19 @@ func (k *killer) orders(ctx context.Context, c *shopClient, url, client string, 
 		if err := errors.Join(errs[:]...); err != nil {
 			return err
 		}
-		if err := answers.ask(ctx, c, url, fmt.Sprint(client, "-", rand.IntN(i+1))); err != nil {
+		if err := answers.ask(ctx, c, url, orderName(client, rand.IntN(i+1))); err != nil {
 			return err
 		}
 	}
+}
+
+// orderName returns the name of a client's order. One of ten has a large answer.
+func orderName(client string, i int) string {
+	name := fmt.Sprint(client, "-", i)
+	if i%10 == 0 {
+		name += large
+	}
+	return name
 }
 
 // answered are the answers, by the name of the order.
@@ -315,7 +324,7 @@ func (a *answered) askAt(ctx context.Context, c *shopClient, url func() string, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if first, ok := a.answers[name]; ok && first != got {
-		return fmt.Errorf("order %s: got %+.200q, and before %+.200q", name, got, first)
+		return fmt.Errorf("order %s: got %v, and before %v", name, got, first)
 	}
 	a.answers[name] = got
 	return nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sqlreq/sqlreq"
 )
 
@@ -108,7 +111,8 @@ func openShop(t *testing.T, d database) *sql.DB {
 	return db
 }
 
-// newShop returns a handler that takes orders. A field chooses the isolation level, another has a
+// newShop returns a handler that takes orders. Lost connections count as errors after which
+// a request may run again: it does, or without attempts left the answer is a 503. A field chooses the isolation level, another has a
 // snapshot taken before the key is claimed.
 func newShop(d database, db *sql.DB, attempts int) (http.Handler, error) {
 	reg, err := sqlreq.New(sqlreq.Binding{DB: db, TxOptions: func(_ context.Context, r *http.Request) *sql.TxOptions {
@@ -118,7 +122,7 @@ func newShop(d database, db *sql.DB, attempts int) (http.Handler, error) {
 		return nil, err
 	}
 	reg.Logger = slog.New(slog.DiscardHandler)
-	reg.Retry = sqlreq.Retry{Attempts: attempts, Within: patience}
+	reg.Retry = sqlreq.Retry{Attempts: attempts, Within: patience, Retryable: func(err error) bool { return sqlreq.IsRetryable(err) || isLost(err) }}
 	next := newOnce(d).Handler(sqlreq.HandlerFunc(takeOrder))
 	return reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		if r.Header.Get("X-Snapshot") != "" {
@@ -130,6 +134,20 @@ func newShop(d database, db *sql.DB, attempts int) (http.Handler, error) {
 		next.ServeHTTP(w, r)
 		return nil
 	})), nil
+}
+
+// isLost reports whether an error of a statement says that its connection was lost. Which
+// errors these are is the driver's.
+func isLost(err error) bool {
+	var network *net.OpError
+	var state interface{ SQLState() string }
+	switch {
+	case errors.Is(err, driver.ErrBadConn), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF), errors.Is(err, mysql.ErrInvalidConn), pgconn.SafeToRetry(err), errors.As(err, &network):
+		return true
+	case errors.As(err, &state):
+		return strings.HasPrefix(state.SQLState(), "57P") || strings.HasPrefix(state.SQLState(), "08")
+	}
+	return false
 }
 
 // isolationLevels are those that all databases but SQLite have.
@@ -147,8 +165,11 @@ func isolationOf(name string) sql.IsolationLevel {
 	return sql.LevelDefault
 }
 
+// large ends the name of an order whose answer is too large to be held.
+const large = "-large"
+
 // takeOrder writes an order, whose name is the request's body, and takes it from the stock. No two answers are the
-// same: one that is twice there was recorded. A part of them is too large to be held.
+// same: one that is there twice was recorded.
 func takeOrder(w http.ResponseWriter, r *http.Request) error {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -166,7 +187,7 @@ func takeOrder(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	size := 0
-	if strings.HasSuffix(name, "0") {
+	if strings.HasSuffix(name, large) {
 		size = 100_000
 	}
 	w.Header().Set("Location", "/orders/"+nonce)
@@ -240,6 +261,9 @@ type reply struct {
 	location, body string
 }
 
+// String returns the beginning of it.
+func (r reply) String() string { return fmt.Sprintf("%d %s %.60q", r.status, r.location, r.body) }
+
 // shopClient sends orders until they are answered.
 type shopClient struct {
 	*http.Client
@@ -293,7 +317,7 @@ func (c *shopClient) until(ctx context.Context, url func() string, name string) 
 			return got, nil
 		}
 		if err == nil && !slices.Contains(c.mayBe, got.status) {
-			return reply{}, fmt.Errorf("order %s: got %d %.200q", name, got.status, got.body)
+			return reply{}, fmt.Errorf("order %s: got %v", name, got)
 		}
 	}
 }
@@ -314,7 +338,7 @@ func checkShop(t *testing.T, db *sql.DB, answers map[string]reply) {
 		}
 		there[name]++
 		if a, ok := answers[name]; !ok || a.location != "/orders/"+nonce {
-			t.Errorf("order %s is there with %s, its answer was %+.100q", name, nonce, a)
+			t.Errorf("order %s is there with %s, its answer was %v", name, nonce, a)
 		}
 	}
 	if err := rows.Err(); err != nil {

@@ -217,7 +217,7 @@ func duplicates(t *testing.T, c *shopClient, urls []string, name string) (answer
 			mu.Lock()
 			defer mu.Unlock()
 			if got.status != 201 || err != nil {
-				t.Errorf("got %d %.100q, %v", got.status, got.body, err)
+				t.Errorf("got %v, %v", got, err)
 				return
 			}
 			answers[got]++
