@@ -9,8 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
@@ -62,15 +60,7 @@ func TestOnceGaleraDuplicates(t *testing.T) {
 		urls = append(urls, p.url)
 	}
 	answers := make(map[string]reply)
-	for _, level := range isolationLevels {
-		for _, snapshot := range []string{"", "yes"} {
-			name := fmt.Sprint(level, "/snapshot=", snapshot)
-			t.Run(name, func(t *testing.T) {
-				c := &shopClient{Client: http.DefaultClient, header: http.Header{"X-Isolation": {level.String()}, "X-Snapshot": {snapshot}}}
-				answers[name] = duplicates(t, c, urls, name)
-			})
-		}
-	}
+	atEachLevel(t, isolationLevels, "nodes", urls, answers)
 	// A node that has not yet heard of an order finds out at COMMIT.
 	c := &shopClient{Client: http.DefaultClient}
 	for i := range 30 {
@@ -158,7 +148,7 @@ func TestOnceGaleraNodeKilled(t *testing.T) {
 	}
 	var urls []string
 	for i, db := range dbs {
-		h, err := newShop(nodes[i], db, 100)
+		h, err := newShop(nodes[i], db, 3) // on the dead node a request is not to be tried for long
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,36 +157,23 @@ func TestOnceGaleraNodeKilled(t *testing.T) {
 		urls = append(urls, srv.URL)
 	}
 	answers := &answered{answers: make(map[string]reply)}
-	c := &shopClient{Client: http.DefaultClient, mayBe: []int{http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusConflict}}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	var done atomic.Int32
-	third := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range clients {
-		wg.Go(func() {
-			for j := range each {
-				name := fmt.Sprint(i, "-", j)
-				for range 2 {
-					if err := answers.askAt(ctx, c, func() string { return urls[rand.IntN(len(urls))] }, name); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-				if done.Add(1) == clients*each/3 {
-					close(third)
-				}
+	c := &shopClient{Client: http.DefaultClient, mayBe: []int{http.StatusServiceUnavailable, http.StatusConflict}}
+	l := startOrders(t, clients, each, func(ctx context.Context, i, j int) error {
+		for range 2 {
+			if err := answers.askAt(ctx, c, func() string { return urls[rand.IntN(len(urls))] }, orderName(fmt.Sprint(i), j)); err != nil {
+				return err
 			}
-		})
-	}
-	<-third
+		}
+		return nil
+	})
+	<-l.third
 	shared[2].Kill()
 	t.Cleanup(func() {
 		if err := shared[2].Start(); err != nil {
 			t.Error(err)
 		}
 	})
-	wg.Wait()
+	l.wait()
 	checkGaleraShop(t, dbs[:2], answers.answers)
 	if len(c.others) == 0 {
 		t.Error("nobody has noticed that a node was killed")

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-sql-driver/mysql"
@@ -320,6 +321,39 @@ func (c *shopClient) until(ctx context.Context, url func() string, name string) 
 			return reply{}, fmt.Errorf("order %s: got %v", name, got)
 		}
 	}
+}
+
+// orders are the clients of a test that are sending orders.
+type orders struct {
+	done  atomic.Int32  // how many are answered
+	third chan struct{} // closed when a third is
+	wait  func()        // returns when all are
+}
+
+// startOrders has clients send orders, each by a call of ask with the numbers of both.
+func startOrders(t *testing.T, clients, each int, ask func(ctx context.Context, client, order int) error) *orders {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	o := &orders{third: make(chan struct{})}
+	var wg sync.WaitGroup
+	var first sync.Once
+	for i := range clients {
+		wg.Go(func() {
+			for j := range each {
+				if err := ask(ctx, i, j); err != nil {
+					first.Do(func() { t.Error(err) })
+					cancel() // ends the others
+				}
+				if o.done.Add(1) == int32(clients*each/3) {
+					close(o.third)
+				}
+			}
+		})
+	}
+	o.wait = func() {
+		defer cancel()
+		wg.Wait()
+	}
+	return o
 }
 
 // checkShop compares the answers, by the name of the order, with what the database has.

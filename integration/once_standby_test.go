@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,38 +96,22 @@ func failover(t *testing.T) {
 	alone, retrying := newSide(t, d, 1), newSide(t, d, 100)
 
 	answers := &answered{answers: make(map[string]reply)}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	defer cancel()
-	var done atomic.Int32
-	third := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range clients {
-		wg.Go(func() {
-			for j := range each {
-				s, name := alone, orderName(fmt.Sprint(i), j)
-				if i%2 == 0 { // without large answers, which cannot be tried again
-					s, name = retrying, fmt.Sprint(i, "-", j)
-				}
-				if err := answers.ask(ctx, s.client, s.url, name); err != nil {
-					t.Error(err)
-					return
-				}
-				if done.Add(1) == clients*each/3 {
-					close(third)
-				}
-			}
-		})
-	}
-	<-third
+	l := startOrders(t, clients, each, func(ctx context.Context, i, j int) error {
+		if i%2 == 0 { // without large answers, which cannot be tried again
+			return answers.ask(ctx, retrying.client, retrying.url, fmt.Sprint(i, "-", j))
+		}
+		return answers.ask(ctx, alone.client, alone.url, orderName(fmt.Sprint(i), j))
+	})
+	<-l.third
 	eventually(t, "a COMMIT waits for the standby", func() bool {
 		return number(t, admin, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") > 0
 	})
 	primary.Kill()
-	acknowledged, killed := int(done.Load()), time.Now()
+	acknowledged, killed := int(l.done.Load()), time.Now()
 	if err := standby.Promote(); err != nil {
 		t.Fatal(err)
 	}
-	wg.Wait()
+	l.wait()
 	t.Logf("%d of %d orders were acknowledged when the primary was killed, the others within %v", acknowledged, clients*each, time.Since(killed).Round(time.Millisecond))
 	t.Logf("answers to Transport: %v, with Retry %v; to its clients, but for 201: %v, with Retry %v", alone.base.answers, retrying.base.answers, alone.client.others, retrying.client.others)
 	if acknowledged == clients*each || len(alone.base.answers) == 1 {
@@ -139,7 +122,7 @@ func failover(t *testing.T) {
 	}
 	checkShop(t, openDSN(t, "pgx", standby.DSN), answers.answers)
 	for name, first := range answers.answers {
-		if got, replayed, err := alone.client.once(ctx, alone.url, name); got != first || !replayed || err != nil {
+		if got, replayed, err := alone.client.once(t.Context(), alone.url, name); got != first || !replayed || err != nil {
 			t.Errorf("order %s: got %v, replayed %v, %v, and before %v", name, got, replayed, err, first)
 		}
 	}
