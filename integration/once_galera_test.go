@@ -140,7 +140,6 @@ func TestOnceGaleraCertification(t *testing.T) {
 // A node is killed under load. Clients send their orders again, to whatever node: each
 // is there once, and all its answers are the same.
 func TestOnceGaleraNodeKilled(t *testing.T) {
-	const clients, each = 8, 30
 	nodes, dbs := galeraShop(t)
 	shared := servers.SharedGalera(t)
 	if !shared[2].Own() {
@@ -158,7 +157,7 @@ func TestOnceGaleraNodeKilled(t *testing.T) {
 	}
 	answers := &answered{answers: make(map[string]reply)}
 	c := &shopClient{Client: http.DefaultClient, mayBe: []int{http.StatusServiceUnavailable, http.StatusConflict}}
-	l := startOrders(t, clients, each, func(ctx context.Context, i, j int) error {
+	l := startOrders(t, 8, func(ctx context.Context, i, j int) error {
 		for range 2 {
 			if err := answers.askAt(ctx, c, func() string { return urls[rand.IntN(len(urls))] }, orderName(fmt.Sprint(i), j)); err != nil {
 				return err
@@ -166,14 +165,15 @@ func TestOnceGaleraNodeKilled(t *testing.T) {
 		}
 		return nil
 	})
-	<-l.third
+	l.more(60)
 	shared[2].Kill()
 	t.Cleanup(func() {
 		if err := shared[2].Start(); err != nil {
 			t.Error(err)
 		}
 	})
-	l.wait()
+	l.more(100)
+	l.finish()
 	checkGaleraShop(t, dbs[:2], answers.answers)
 	if len(c.others) == 0 {
 		t.Error("nobody has noticed that a node was killed")

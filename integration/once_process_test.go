@@ -325,35 +325,46 @@ func (c *shopClient) until(ctx context.Context, url func() string, name string) 
 
 // orders are the clients of a test that are sending orders.
 type orders struct {
-	done  atomic.Int32  // how many are answered
-	third chan struct{} // closed when a third is
-	wait  func()        // returns when all are
+	t      *testing.T
+	done   atomic.Int32 // how many are answered
+	stop   chan struct{}
+	finish func() // lets each client end its last order, and waits for that
 }
 
 // startOrders has clients send orders, each by a call of ask with the numbers of both.
-func startOrders(t *testing.T, clients, each int, ask func(ctx context.Context, client, order int) error) *orders {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-	o := &orders{third: make(chan struct{})}
+func startOrders(t *testing.T, clients int, ask func(ctx context.Context, client, order int) error) *orders {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	o := &orders{t: t, stop: make(chan struct{})}
 	var wg sync.WaitGroup
-	var first sync.Once
 	for i := range clients {
 		wg.Go(func() {
-			for j := range each {
+			for j := 0; ; j++ {
+				select {
+				case <-o.stop:
+					return
+				default:
+				}
 				if err := ask(ctx, i, j); err != nil {
-					first.Do(func() { t.Error(err) })
-					cancel() // ends the others
+					t.Error(err)
+					return
 				}
-				if o.done.Add(1) == int32(clients*each/3) {
-					close(o.third)
-				}
+				o.done.Add(1)
 			}
 		})
 	}
-	o.wait = func() {
+	o.finish = func() {
 		defer cancel()
+		close(o.stop)
 		wg.Wait()
 	}
 	return o
+}
+
+// more waits until there are n more answers.
+func (o *orders) more(n int32) {
+	o.t.Helper()
+	before := o.done.Load()
+	eventually(o.t, fmt.Sprint(n, " more orders are answered"), func() bool { return o.done.Load() >= before+n })
 }
 
 // checkShop compares the answers, by the name of the order, with what the database has.
