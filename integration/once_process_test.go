@@ -152,7 +152,7 @@ func isLost(err error) bool {
 }
 
 // isolationLevels are those that all databases but SQLite have.
-var isolationLevels = []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable}
+var isolationLevels = []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable}
 
 func isolationOf(name string) sql.IsolationLevel {
 	for _, l := range isolationLevels {
