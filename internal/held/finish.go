@@ -1,7 +1,6 @@
 package held
 
 import (
-	"maps"
 	"net/http"
 )
 
@@ -99,11 +98,14 @@ func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
 	return do, held
 }
 
-// sendLastByte sends the last byte of a declared length, if the handler has written it.
-func (w *Writer) sendLastByte() {
-	if b, held := w.takeLastByte(); held {
+// sendLastByte sends the last byte of a declared length, if the handler has written
+// it, and reports that.
+func (w *Writer) sendLastByte() bool {
+	b, held := w.takeLastByte()
+	if held {
 		_, _ = w.rw.Write([]byte{b})
 	}
+	return held
 }
 
 func (w *Writer) takeLastByte() (b byte, held bool) {
@@ -123,7 +125,7 @@ func (w *Writer) noteReleased() {
 
 func (w *Writer) endReleaseLocked() {
 	if w.ownHeader && w.sent != nil {
-		maps.Copy(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
+		setTrailers(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
 	}
 	w.closeLocked()
 }

@@ -1,7 +1,6 @@
 package held
 
 import (
-	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -156,7 +155,7 @@ func (w *Writer) sendHeaderLocked() {
 		w.sent.restore(outer)
 		w.implicit = w.implicit && len(trailers) == 0
 		w.sendStatusLocked()
-		maps.Copy(outer, trailers)
+		setTrailers(outer, trailers)
 	}
 }
 

@@ -95,7 +95,8 @@ func setHeader(dst, src http.Header) {
 }
 
 // laterTrailers returns fresh slices of those values of later that are not in s, and
-// that are trailers: declared in s, or by the prefix of their name.
+// that are trailers: declared in s, or by the prefix of their name. One that is no
+// longer in later is nil.
 func (s *snapshot) laterTrailers(later http.Header) http.Header {
 	before := make(http.Header, len(s.keys))
 	for i, k := range s.keys {
@@ -109,9 +110,29 @@ func (s *snapshot) laterTrailers(later http.Header) http.Header {
 		if trailers == nil {
 			trailers = make(http.Header)
 		}
-		trailers[k] = append([]string(nil), v...)
+		trailers[k] = append([]string{}, v...)
+	}
+	for k := range before {
+		if _, ok := later[k]; ok || !isTrailer(k, before["Trailer"]) {
+			continue
+		}
+		if trailers == nil {
+			trailers = make(http.Header)
+		}
+		trailers[k] = nil
 	}
 	return trailers
+}
+
+// setTrailers changes h by what laterTrailers returned.
+func setTrailers(h, trailers http.Header) {
+	for k, v := range trailers {
+		if v == nil {
+			delete(h, k) // over HTTP/2 net/http never ends a response with a trailer that has no values
+			continue
+		}
+		h[k] = v
+	}
 }
 
 // isTrailer reports whether key is that of a trailer, where fields were declared.
