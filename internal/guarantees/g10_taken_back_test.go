@@ -88,7 +88,12 @@ func TestG10TrailerTakenBack(t *testing.T) {
 		serve := func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "X-Sum")
 			w.Header().Set("X-Sum", "guess")
+			w.Header().Set(http.TrailerPrefix+"X-Undeclared", "guess")
+			w.WriteHeader(200)
+			w.Header().Set(http.TrailerPrefix+"X-Undeclared", "better")
 			_, _ = io.WriteString(w, body)
+			wireFlush(w)
+			w.Header().Set(http.TrailerPrefix+"X-Undeclared", "guess") // after all
 			w.Header().Del("X-Sum")
 		}
 		for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {

@@ -125,7 +125,7 @@ func (w *Writer) noteReleased() {
 
 func (w *Writer) endReleaseLocked() {
 	if w.ownHeader && w.sent != nil {
-		setTrailers(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
+		setTrailers(w.outerHeaderLocked(), w.sent.laterTrailers(w.header, true))
 	}
 	w.closeLocked()
 }

@@ -150,7 +150,7 @@ func (w *Writer) sendHeaderLocked() {
 		}
 		w.sendStatusLocked()
 	default:
-		trailers := w.sent.laterTrailers(w.header)
+		trailers := w.sent.laterTrailers(w.header, false)
 		outer := w.outerHeaderLocked()
 		w.sent.restore(outer)
 		w.implicit = w.implicit && len(trailers) == 0

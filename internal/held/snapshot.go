@@ -96,15 +96,15 @@ func setHeader(dst, src http.Header) {
 
 // laterTrailers returns fresh slices of those values of later that are not in s, and
 // that are trailers: declared in s, or by the prefix of their name. One that is no
-// longer in later is nil.
-func (s *snapshot) laterTrailers(later http.Header) http.Header {
+// longer in later is nil. With unchanged, values that are in s count as well.
+func (s *snapshot) laterTrailers(later http.Header, unchanged bool) http.Header {
 	before := make(http.Header, len(s.keys))
 	for i, k := range s.keys {
 		before[k] = s.values(i)
 	}
 	var trailers http.Header
 	for k, v := range later {
-		if was, ok := before[k]; ok && slices.Equal(was, v) || !isTrailer(k, before["Trailer"]) {
+		if was, ok := before[k]; ok && !unchanged && slices.Equal(was, v) || !isTrailer(k, before["Trailer"]) {
 			continue
 		}
 		if trailers == nil {
