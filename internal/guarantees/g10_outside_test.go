@@ -25,6 +25,7 @@ import (
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/matrix"
 )
 
 // lateZip compresses, as gorilla's and chi's middlewares do: the type is found out in
@@ -251,7 +252,9 @@ func TestG10FlushedErrorStands(t *testing.T) {
 		"panic":  {func(*http.Request) error { panic("boom") }, false},
 		"Goexit": {func(*http.Request) error { runtime.Goexit(); return nil }, false},
 		"error":  {func(*http.Request) error { return sqlreqtest.ErrTest }, true},
-		"COMMIT": {func(r *http.Request) error { return errors.Join(matrixBreak(nil, r), sqlreq.Commit(r.Context())) }, true},
+		"COMMIT": {func(r *http.Request) error {
+			return errors.Join(matrix.BreakCommit(nil, r), sqlreq.Commit(r.Context()))
+		}, true},
 	}
 	for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
 		for name, test := range then {
