@@ -14,7 +14,6 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/matrix"
 )
@@ -30,7 +29,7 @@ var matrixServers = []matrix.Server{
 }
 
 func askH2C(t *testing.T, h http.Handler) matrix.Answer {
-	srv := serve(t, "HTTP/1.1", h2c.NewHandler(h, &http2.Server{}))
+	srv := serve(t, "HTTP/1.1", overH2C(h))
 	transport := &http2.Transport{AllowHTTP: true, DisableCompression: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}

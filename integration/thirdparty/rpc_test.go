@@ -96,7 +96,7 @@ func connectApp(s *site, each func(http.Handler) http.Handler) http.Handler {
 			return err
 		}
 		for range pieces {
-			if err := out.Send(&text1{Value: text(large / pieces)}); err != nil {
+			if err := out.Send(&text1{Value: text(tableLarge / pieces)}); err != nil {
 				return err
 			}
 		}
@@ -343,7 +343,7 @@ func grpcStream(srv any, stream grpc.ServerStream) error {
 		n = 1
 	}
 	for range n {
-		if err := stream.SendMsg(&text1{Value: text(large / pieces)}); err != nil {
+		if err := stream.SendMsg(&text1{Value: text(tableLarge / pieces)}); err != nil {
 			return err
 		}
 	}

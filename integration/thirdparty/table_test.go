@@ -32,7 +32,6 @@ import (
 	slokstd "github.com/slok/go-http-metrics/middleware/std"
 	"github.com/urfave/negroni/v3"
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/h2c"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/integration/thirdparty/oapi"
@@ -65,7 +64,7 @@ var errOnPurpose = errors.New("on purpose")
 
 // plainScripts are calls of a plain handler: see plain.
 var plainScripts = []script{
-	{"ok", false, get}, {"large", false, get},
+	{"ok", false, get}, {"large", false, get}, {"head", false, head},
 	{"error", true, get}, {"commit", true, get}, {"panic", true, get},
 	{"large, error", true, get}, {"large, commit", true, get}, {"large, panic", true, get},
 }
@@ -74,12 +73,14 @@ var plainScripts = []script{
 func plain(s *site) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		do := r.URL.Query().Get("do")
-		if err := s.add(r.Context(), strings.HasSuffix(do, "commit")); err != nil {
-			unexpected(w, err)
-			return
+		if do != "read" {
+			if err := s.add(r.Context(), strings.HasSuffix(do, "commit")); err != nil {
+				unexpected(w, err)
+				return
+			}
 		}
 		if strings.HasPrefix(do, "large") {
-			_, _ = io.WriteString(w, text(large))
+			_, _ = io.WriteString(w, text(tableLarge))
 		} else if do != "error" {
 			_, _ = io.WriteString(w, text(small))
 		}
@@ -94,6 +95,7 @@ func plain(s *site) http.Handler {
 
 // get asks for what plain does. A success has a whole body, packed or not.
 func get(t *testing.T, srv *httptest.Server, name string) (success bool, seen string) {
+	t.Helper()
 	req := newRequest(t, "GET", srv.URL+"/?do="+strings.ReplaceAll(name, ", ", "-"), "")
 	req.Header.Set("Accept-Encoding", "gzip")
 	a := readAnswer(srv.Client().Do(req))
@@ -109,12 +111,29 @@ func get(t *testing.T, srv *httptest.Server, name string) (success bool, seen st
 	seen = fmt.Sprintf("%d, %d bytes, %v", a.status, len(a.body), a.err)
 	want := small
 	if strings.HasPrefix(name, "large") {
-		want = large
+		want = tableLarge
 	}
 	if success = a.err == nil && a.status < 400; success && name != "panic" && len(a.body) < want && !strings.HasSuffix(name, "panic") {
 		t.Errorf("a success without its body: %s", seen)
 	}
 	return success, seen
+}
+
+// head asks for the head of that. A length must be that of the GET.
+func head(t *testing.T, srv *httptest.Server, _ string) (success bool, seen string) {
+	ask := func(method, do string) answer {
+		req := newRequest(t, method, srv.URL+"/?do="+do, "")
+		req.Header.Set("Accept-Encoding", "gzip")
+		return readAnswer(srv.Client().Do(req))
+	}
+	a, get := ask("HEAD", "ok"), ask("GET", "read")
+	if told := a.header.Get("Content-Length"); told != "" && told != fmt.Sprint(len(get.body)) {
+		t.Errorf("Content-Length %s of a HEAD, want none or %d", told, len(get.body))
+	}
+	if kind, want := a.header.Get("Content-Type"), get.header.Get("Content-Type"); kind != want {
+		t.Errorf("Content-Type %q of a HEAD, want %q", kind, want)
+	}
+	return a.err == nil && a.status == 200, fmt.Sprint(a.status, " ", a.err)
 }
 
 // wrapping is a library that is a middleware.
@@ -152,8 +171,8 @@ var libraries = []library{
 		outside: func(s *site, _ http.Handler) http.Handler { return humaApp(s, s.reg.Middleware) }, scripts: typedScripts},
 	{name: "oapi-codegen", inside: func(s *site) http.Handler { return oapiApp(s, nil) },
 		outside: func(s *site, _ http.Handler) http.Handler { return oapiApp(s, s.reg.Middleware) }, scripts: typedScripts},
-	{name: "x/net h2c", only: "h2c", outside: func(_ *site, next http.Handler) http.Handler { return h2c.NewHandler(next, &http2.Server{}) },
-		inside: func(s *site) http.Handler { return h2c.NewHandler(s.reg.Middleware(plain(s)), &http2.Server{}) }},
+	{name: "x/net h2c", only: "h2c", outside: func(_ *site, next http.Handler) http.Handler { return overH2C(next) },
+		inside: func(s *site) http.Handler { return overH2C(s.reg.Middleware(plain(s))) }},
 }
 
 // sentryLibrary: sentry's middleware recovers, as it comes, and answers nothing.
@@ -173,7 +192,7 @@ func ginLibrary() library {
 		e.Use(gin.RecoveryWithWriter(io.Discard))
 		e.Use(more...)
 		e.Use(gingzip.Gzip(gingzip.DefaultCompression))
-		e.GET("/", gin.WrapH(h))
+		e.Match([]string{"GET", "HEAD"}, "/", gin.WrapH(h))
 		return e
 	}
 	return library{
@@ -208,7 +227,7 @@ func echo4(h http.Handler) http.Handler {
 	e := echo.New()
 	e.Logger.SetOutput(io.Discard)
 	e.Use(echomiddleware.Recover(), echomiddleware.Gzip())
-	e.GET("/", echo.WrapHandler(h))
+	e.Match([]string{"GET", "HEAD"}, "/", echo.WrapHandler(h))
 	EchoErrors(e)
 	return e
 }
@@ -223,7 +242,7 @@ func echo5App(h http.Handler) http.Handler {
 		render(c, err)
 	}
 	e.Use(echo5middleware.Recover(), echo5middleware.Gzip())
-	e.GET("/", echo5.WrapHandler(h))
+	e.Match([]string{"GET", "HEAD"}, "/", echo5.WrapHandler(h))
 	return e
 }
 
@@ -244,7 +263,7 @@ func (s *site) typed(ctx context.Context, do string) (string, error) {
 	case do == "panic":
 		panic(errOnPurpose)
 	case strings.HasPrefix(do, "large"):
-		return text(large), nil
+		return text(tableLarge), nil
 	}
 	return text(small), nil
 }
@@ -288,8 +307,17 @@ func oapiApp(s *site, each func(http.Handler) http.Handler) http.Handler {
 	return oapi.HandlerWithOptions(oapi.NewStrictHandler(oapiServer{s}, nil), options)
 }
 
+// tableLarge is beyond the HoldLimit of a tableSite: to pack more takes its time.
+const tableLarge = 48 << 10
+
+func tableSite(t *testing.T) *site {
+	s := newSite(t)
+	s.reg.HoldLimit = 8 << 10
+	return s
+}
+
 // tableCells is how many cells the table has; a run of fewer fails.
-const tableCells = 550
+const tableCells = 590
 
 // TestTableOfLibraries runs each library inside and outside of Middleware, over each protocol.
 func TestTableOfLibraries(t *testing.T) {
@@ -314,7 +342,7 @@ func TestTableOfLibraries(t *testing.T) {
 
 // tableRow runs the scripts of a library on one server.
 func tableRow(t *testing.T, l library, place, proto string) (cells int) {
-	s := newSite(t)
+	s := tableSite(t)
 	var app http.Handler
 	if place == "outside" {
 		app = l.outside(s, s.reg.Middleware(plain(s)))
@@ -329,6 +357,9 @@ func tableRow(t *testing.T, l library, place, proto string) (cells int) {
 			srv.Client().CloseIdleConnections() // one whose handler has panicked is closed, which the client may not know
 			success, seen := c.call(t, srv, c.name)
 			if l.only != "h2c" { // there the handler of the connection leaves when the client does
+				await(t, left, "the handler")
+			}
+			if c.name == "head" && l.only != "h2c" { // has asked twice
 				await(t, left, "the handler")
 			}
 			c.check(t, l.limits[place+", "+c.name], success, seen, s.notes(t)-before)

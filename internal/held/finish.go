@@ -86,7 +86,10 @@ func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
 	switch {
 	case w.req.Method != http.MethodHead || !bodyAllowed(w.status) || w.length >= 0 || w.written <= int64(w.body.length()) && !w.flushWaits:
 	case w.compressibleLocked():
-		do = releaseFlushed // so that nobody outside takes the first bytes for all
+		// Nobody outside may take the first bytes for all: neither those who do not flush what is small, nor those who
+		// take the length out.
+		w.suppressLengthLocked()
+		do = releaseFlushed
 	case !w.sent.has("Content-Length") && w.written > int64(w.body.length()): // or it is nil
 		w.declareCountedLocked()
 	}
