@@ -57,8 +57,9 @@ var schemas atomic.Int64
 // judge is a pool of its own that looks at what is stored, in a schema of its own.
 type judge struct {
 	*pgxpool.Pool
-	t   testing.TB
-	dsn string
+	t     testing.TB
+	dsn   string
+	query func(query string, args ...any) int // nil: on the pool
 }
 
 func newJudge(t testing.TB) *judge {
@@ -99,6 +100,9 @@ func newPool(t testing.TB, dsn string, set ...func(*pgxpool.Config)) *pgxpool.Po
 // number returns the result of a query for one number.
 func (j *judge) number(query string, args ...any) (n int) {
 	j.t.Helper()
+	if j.query != nil {
+		return j.query(query, args...)
+	}
 	if err := j.QueryRow(context.Background(), query, args...).Scan(&n); err != nil {
 		j.t.Fatalf("%s: %v", query, err)
 	}
