@@ -337,6 +337,9 @@ func (t *transaction) mayCommit(ctx context.Context) error {
 	if t.c.Conn.Conn().IsClosed() {
 		return notSent("the connection was lost before COMMIT", t.lost)
 	}
+	if t.c.Conn.Conn().PgConn().IsBusy() {
+		return notSent("a call that panicked has left the connection in the middle of a batch", nil)
+	}
 	if t.hasOpen("") {
 		return notSent("a savepoint of Begin is open; call its Commit or Rollback", nil)
 	}
@@ -384,14 +387,23 @@ func (e *notSentError) Unwrap() error {
 	return nil
 }
 
-// Savepoints have these prefixes: those of Begin, of a request in a test's transaction,
-// of Binding.Guard, of sqlreq.Savepoint.
+// The names of savepoints: those of Begin, and those of sqlreq, which are internal there
+// (package txn): of a request in a test's transaction, with a number, of Binding.Guard,
+// and others. Were they to change, open rows would not be ended early with Guard and
+// Binding.Tx any more, and COMMIT would fail.
 const (
-	ours     = "sqlreqpgx_"
-	testTx   = "sqlreq_tx_"
-	guard    = "sqlreq_guard"
-	anySqlrq = "sqlreq_"
+	ours    = "sqlreqpgx_"
+	sqlreqs = "sqlreq_"
+	testTx  = "sqlreq_tx_"
+	guard   = "sqlreq_guard"
 )
+
+// isRequests reports whether a savepoint is that of a request in a test's transaction, not
+// one inside of it, which has a second number.
+func isRequests(name string) bool {
+	number, ok := strings.CutPrefix(name, testTx)
+	return ok && !strings.Contains(number, "_")
+}
 
 // The statements about savepoints, as sqlreq spells them.
 const (
@@ -403,7 +415,7 @@ const (
 // savepointOf returns what a statement of sqlreq's does with which savepoint.
 func savepointOf(query string) (verb, name string) {
 	for _, verb := range [...]string{save, release, rollbackTo} {
-		if name, ok := strings.CutPrefix(query, verb); ok && strings.HasPrefix(name, anySqlrq) {
+		if name, ok := strings.CutPrefix(query, verb); ok && strings.HasPrefix(name, sqlreqs) {
 			return verb, name
 		}
 	}
@@ -413,7 +425,7 @@ func savepointOf(query string) (verb, name string) {
 // execSavepoint runs a statement of sqlreq's about a savepoint. One that ends a request's
 // transaction, or goes back, ends what is open, as COMMIT and ROLLBACK do.
 func (c *conn) execSavepoint(ctx context.Context, verb, name, query string) (driver.Result, error) {
-	ends := strings.HasPrefix(name, testTx) || name == guard
+	ends := isRequests(name) || name == guard
 	if err := c.takeFor(ctx, verb, ends); err != nil {
 		return nil, err
 	}
@@ -460,7 +472,7 @@ func (c *conn) takeFor(ctx context.Context, verb string, ends bool) error {
 func (t *transaction) note(verb, name string) {
 	at := slices.Index(t.open, name)
 	switch {
-	case verb == save && strings.HasPrefix(name, testTx):
+	case verb == save && isRequests(name):
 		t.c.tx = &transaction{c: t.c, pgx: t.pgx, ctx: t.ctx, name: name, outer: t}
 	case verb == release && name == t.name:
 		t.c.tx = t.outer
