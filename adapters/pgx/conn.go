@@ -14,23 +14,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// connector connects a database of OpenDB.
-type connector struct {
-	driver.Connector
-	pool *pgxpool.Pool
-}
+// connector is that of stdlib for a pool. Its connections are those of this package.
+type connector struct{ driver.Connector }
 
 // Connect takes a connection of the pool.
-func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	dc, err := c.Connector.Connect(ctx)
 	if err != nil {
-		if s := c.pool.Stat(); ctx.Err() != nil && s.AcquiredConns() >= s.MaxConns() {
-			err = fmt.Errorf("%w: all %d connections of the pgxpool are in use (MaxConns); a Do inside of a request needs one beside the request's", err, s.MaxConns())
-		}
 		return nil, err
 	}
 	sc := dc.(*stdlib.Conn)

@@ -22,10 +22,12 @@ import (
 //
 // Never call SetMaxOpenConns on it: with a limit database/sql hands connections from
 // waiter to waiter, and starves the pool's other users. The limit is the pool's
-// MaxConns. Its Stats say nothing; pool.Stat does. (*sql.Conn).Raw gives something that
-// has the method Conn() *pgx.Conn, but is no *stdlib.Conn.
+// MaxConns, which sqlreq does not know: a [sqlreq.Registry.Do] inside of a request needs a
+// connection beside the request's, and where there is none it waits until its context
+// ends. Its Stats say nothing; pool.Stat does. (*sql.Conn).Raw gives something that has
+// the method Conn() *pgx.Conn, but is no *stdlib.Conn.
 func OpenDB(pool *pgxpool.Pool, opts ...stdlib.OptionOpenDB) *sql.DB {
-	db := sql.OpenDB(&connector{stdlib.GetPoolConnector(pool, opts...), pool})
+	db := sql.OpenDB(connector{stdlib.GetPoolConnector(pool, opts...)})
 	db.SetMaxIdleConns(0)
 	return db
 }
