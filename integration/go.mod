@@ -2,7 +2,10 @@ module github.com/sqlreq/sqlreq/integration
 
 go 1.25.0
 
-replace github.com/sqlreq/sqlreq => ../
+replace (
+	github.com/sqlreq/sqlreq => ../
+	github.com/sqlreq/sqlreq/adapters/pgx => ../adapters/pgx
+)
 
 require (
 	github.com/alexedwards/scs/v2 v2.9.0
@@ -16,7 +19,8 @@ require (
 	github.com/labstack/echo/v4 v4.16.0
 	github.com/lib/pq v1.12.3
 	github.com/mattn/go-sqlite3 v1.14.53
-	github.com/sqlreq/sqlreq v0.0.0
+	github.com/sqlreq/sqlreq v0.1.0
+	github.com/sqlreq/sqlreq/adapters/pgx v0.1.0
 	github.com/uptrace/bun v1.3.0
 	github.com/uptrace/bun/dialect/sqlitedialect v1.3.0
 	gorm.io/driver/sqlite v1.6.0

@@ -36,6 +36,9 @@ func (d database) open(t testing.TB) *sql.DB {
 
 func openDSN(t testing.TB, driver, dsn string) *sql.DB {
 	t.Helper()
+	if driver == "sqlreqpgx" {
+		return openPool(t, dsn)
+	}
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)
