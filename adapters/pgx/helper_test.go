@@ -41,6 +41,7 @@ BEGIN
 	WHEN 'conflict' THEN RAISE EXCEPTION 'a conflict' USING ERRCODE = '40001';
 	WHEN 'fail' THEN RAISE EXCEPTION 'a failure' USING ERRCODE = '22023';
 	WHEN 'sleep' THEN PERFORM pg_sleep(600);
+	WHEN 'nap' THEN PERFORM pg_sleep(1);
 	WHEN 'kill' THEN PERFORM pg_terminate_backend(pg_backend_pid());
 	ELSE
 	END CASE;

@@ -107,7 +107,7 @@ func (p *program) steps(ctx context.Context, q querier, depth int) {
 			_ = p.met("rows that fail late", errors.Join(err, rows.Err()))
 		case n < 31:
 			short, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
-			p.insert(short, q, "sleep")
+			p.insert(short, q, "nap")
 			cancel()
 		case n < 32:
 			ended, cancel := context.WithCancel(ctx)
