@@ -53,8 +53,10 @@ var slowStatements = map[string]func(context.Context) error{
 		return err
 	},
 	"QueryRowContext": func(ctx context.Context) error {
-		var n int
-		return sqlreqtest.Main.QueryRowContext(ctx, "SLOW").Scan(&n)
+		row := sqlreqtest.Main.QueryRowContext(ctx, "SLOW")
+		err := row.Err()
+		_ = row.Scan(new(int)) // the end waits for the query, not for its row: it may have closed it
+		return err
 	},
 	"PrepareContext": func(ctx context.Context) error {
 		stmt, err := sqlreqtest.Main.PrepareContext(ctx, "SLOW")

@@ -99,8 +99,11 @@ func (m *memory) append(p []byte, s string) error {
 		copy(grown, m.bytes)
 		m.bytes = grown
 	}
-	m.bytes = append(m.bytes, p...)
-	m.bytes = append(m.bytes, s...)
+	if s == "" {
+		m.bytes = append(m.bytes, p...)
+	} else {
+		m.bytes = append(m.bytes, s...)
+	}
 	return nil
 }
 

@@ -267,7 +267,7 @@ func TestSlotSaveNamesTheKey(t *testing.T) {
 	w := newWorld(t, plain)
 	w.begin()
 	w.at(save1, fails(errPlain))
-	if _, err := w.Save(background, background, nil, ""); errText(err) != saveFailed+"plain" {
+	if _, err := w.Save(background, background, nil, ""); errText(err) != saveUnknown+"plain" {
 		t.Errorf("got %v", err)
 	}
 	w.End(true)

@@ -10,6 +10,7 @@ import (
 
 const (
 	saveFailed     = `sqlreq: savepoint on key "k" (close open rows first): `
+	saveUnknown    = `sqlreq: savepoint on key "k" (close open rows first; or this database has no savepoints, or spells them otherwise): `
 	releaseFailed  = `sqlreq: release of a savepoint on key "k" (close open rows first): `
 	rollbackFailed = `sqlreq: rollback to a savepoint on key "k" failed (close open rows first), the request can only roll back: `
 	wasAborted     = `sqlreq: a savepoint on key "k" is rolled back, an error may have ended the transaction: `
@@ -115,7 +116,7 @@ func TestSlotSaveFaults(t *testing.T) {
 		err   string
 		after string
 	}{
-		{fails(errPlain), false, "returned", saveFailed + "plain", "open"},
+		{fails(errPlain), false, "returned", saveUnknown + "plain", "open"},
 		{fails(errFull), false, "returned", saveFailed + "database or disk is full (13)", "aborted"},
 		{fails(sql.ErrTxDone), false, "returned", saveFailed + endedText, "open"},
 		{panics, false, "panicked", "", "open"},

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"weak"
 
-	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
@@ -78,7 +77,7 @@ func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) (*sql.Tx, e
 		return nil, err
 	}
 	t.name = fmt.Sprintf("sqlreq_tx_%d", names.Add(1))
-	if _, err := t.tx.ExecContext(ctx, dialect.Savepoint(t.name)); err != nil {
+	if _, err := t.tx.ExecContext(ctx, s.engine.Savepoint(t.name)); err != nil {
 		return nil, err
 	}
 	laid = true

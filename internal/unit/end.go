@@ -34,8 +34,7 @@ func (u *Unit) finish(commit bool) error {
 	for !started {
 		commit = commit && u.decide()
 		var again bool
-		commits := commit && u.gone() == nil // not asked under the mutex
-		if started, again = u.startEnding(commits); !started && !again {
+		if started, again = u.startEnding(commit && !u.goneWhileDeciding()); !started && !again {
 			return u.result()
 		}
 	}
@@ -51,7 +50,9 @@ func (u *Unit) finish(commit bool) error {
 // endClosed ends what is open in the slots, which are closed. Who wants to know of
 // the end is told also if a driver does not return.
 func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
-	defer u.tellEnd()
+	if u.ifRare() != nil { // otherwise nobody has asked for it, and nobody can any more
+		defer u.tellEnd()
+	}
 	if commit {
 		u.waitForStatements(open)
 		u.failInAtomic(open)
@@ -102,7 +103,7 @@ func (u *Unit) closeSlots(open []*txn.Slot) []*txn.Slot {
 func (u *Unit) waitForStatements(open []*txn.Slot) {
 	ctx := u.host.Context()
 	for _, s := range open {
-		if s.Quiet(ctx, ctx) != nil {
+		if s.Running() && s.Quiet(ctx, ctx) != nil {
 			return
 		}
 	}
@@ -125,6 +126,10 @@ func (u *Unit) mayCommit(commit, isOpen bool) bool {
 	return false
 }
 
+// goneWhileDeciding reports whether there may be BeforeCommit functions, and the
+// unit's context has ended. It is not asked under the mutex.
+func (u *Unit) goneWhileDeciding() bool { return u.ifRare() != nil && u.gone() != nil }
+
 // gone returns why the unit's context has ended, nil if it has not. One that panics
 // counts as one that has ended: what is open must be ended all the same.
 func (u *Unit) gone() (err error) {
@@ -139,7 +144,7 @@ func (u *Unit) gone() (err error) {
 // gaveUp reports whether the program waited for a transaction in vain and then
 // answered nothing: an empty 200, or the nil of a Do, would be a lie.
 func (u *Unit) gaveUp() bool {
-	return u.askUsed(func(use *used) bool { return use.timedOut }) && !u.host.Answered()
+	return u.hasTimedOut() && !u.host.Answered()
 }
 
 // endAll ends the open transactions, until one fails: the rest are rolled back
@@ -267,7 +272,7 @@ func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed
 func (u *Unit) noteCommitFailed() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.use().commitFailed = true
+	u.rare().commitFailed = true
 }
 
 func (u *Unit) noteUnknown(err error) {
@@ -299,7 +304,7 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if busy, err := u.busy(); !busy {
 		return err
 	}
-	s, err := u.resolve(ctx, bound, b, false) // another key may have begun on the same pool
+	s, err := u.resolve(ctx, bound, b, need{}) // another key may have begun on the same pool
 	if err != nil {
 		return err
 	}

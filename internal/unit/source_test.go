@@ -122,7 +122,7 @@ func TestUnitRouteFails(t *testing.T) {
 		}
 		w.check("a: Route")
 		var unavailable *Unavailable
-		if w.SawConflict() != row.conflict || errors.As(err, &unavailable) != row.timedOut || w.used.Load().timedOut != row.timedOut {
+		if w.SawConflict() != row.conflict || errors.As(err, &unavailable) != row.timedOut || w.timedOut != row.timedOut {
 			t.Errorf("%v: conflict %v, unavailable %v", row.err, w.SawConflict(), unavailable)
 		}
 		w.Finish(200)
