@@ -150,6 +150,34 @@ func TestAfterBegin(t *testing.T) {
 		}
 		return nil
 	})
+	// Row-level security: a native statement sees, and writes, the tenant's rows only.
+	if _, err := s.Exec(context.Background(), `
+		DROP ROLE IF EXISTS sqlreqpgx_tenants; CREATE ROLE sqlreqpgx_tenants;
+		CREATE TABLE owned (tenant TEXT, n INT); INSERT INTO owned VALUES ('t1', 1), ('t2', 2);
+		ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY own ON owned USING (tenant = current_setting('app.tenant'));
+		GRANT ALL ON owned TO sqlreqpgx_tenants`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := s.Exec(context.Background(), "DROP OWNED BY sqlreqpgx_tenants; DROP ROLE sqlreqpgx_tenants"); err != nil {
+			t.Error(err)
+		}
+	})
+	s.want(500, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), "SET LOCAL ROLE sqlreqpgx_tenants"); err != nil {
+			return err
+		}
+		rows, _ := key.Query(r.Context(), "SELECT n FROM owned")
+		if got, err := pgx.CollectRows(rows, pgx.RowTo[int]); !slices.Equal(got, []int{1}) || err != nil {
+			t.Errorf("got the rows %v, %v, want those of t1", got, err)
+		}
+		_, err := key.Exec(r.Context(), "INSERT INTO owned VALUES ('t2', 3)")
+		if !hasState(err, "42501") {
+			t.Errorf("another tenant's row: got %v, want 42501", err)
+		}
+		return err
+	})
 	// A native statement in AfterBegin uses the key that is being begun: an error, and no wait for itself.
 	s = newSite(t, onBinding(func(b *sqlreq.Binding) {
 		b.AfterBegin = func(ctx context.Context, _ *http.Request, _ *sql.Tx) error {
@@ -622,4 +650,50 @@ func TestStream(t *testing.T) {
 			t.Errorf("got %d bytes", len(a.body))
 		}
 	}
+}
+
+// Two databases, each with a Key of its own, and a nested application: one outcome.
+func TestKeysAndNestedApplication(t *testing.T) {
+	reports := newJudge(t)
+	db := sqlreqpgx.OpenDB(newPool(t, reports.dsn))
+	t.Cleanup(func() { db.Close() })
+	child, err := sqlreq.New(sqlreq.Binding{Key: "reports", DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t)
+	for _, status := range []int{200, 404} {
+		here, there := fresh(), fresh()
+		s.want(status, status == 200, []int{here}, func(w http.ResponseWriter, r *http.Request) error {
+			if err := insert(r.Context(), key, "SendBatch", here, "text"); err != nil {
+				return err
+			}
+			child.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				rows, err := sqlreqpgx.Key("reports").Query(r.Context(), "SELECT generate_series(1, 10000)")
+				if err != nil || !rows.Next() {
+					return errors.Join(err, errNo)
+				}
+				// Rows of another database are open: that one's statements run.
+				if err := insert(r.Context(), key, "Exec", fresh(), "text"); err != nil {
+					return err
+				}
+				rows.Close()
+				if err := insert(r.Context(), sqlreqpgx.Key("reports"), "CopyFrom", there, "text"); err != nil {
+					return err
+				}
+				w.WriteHeader(status)
+				return nil
+			})).ServeHTTP(w, r)
+			return nil
+		})
+		if got := reports.stored(there); got != (status == 200) {
+			t.Errorf("after %d: stored in the other database: %v", status, got)
+		}
+	}
+	s.want(200, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+		if err := insert(r.Context(), sqlreqpgx.Key("reports"), "Exec", fresh(), "text"); !errors.Is(err, sqlreq.ErrUnknownKey) {
+			t.Errorf("got %v, want ErrUnknownKey", err)
+		}
+		return nil
+	})
 }

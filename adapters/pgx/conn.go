@@ -220,15 +220,22 @@ func (c *conn) ResetSession(ctx context.Context) error {
 // Close gives the connection back to the pool, as soon as nothing uses it.
 func (c *conn) Close() error {
 	if c.mu.TryLock() {
-		defer c.mu.Unlock()
-		return c.Conn.Close()
+		return c.giveBack()
 	}
 	go func() { // an end has given up to wait for it, and killed the connection
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		_ = c.Conn.Close()
+		_ = c.giveBack()
 	}()
 	return nil
+}
+
+// giveBack gives the connection back. The caller has mu, which is given back too.
+func (c *conn) giveBack() error {
+	defer c.mu.Unlock()
+	if u := c.use.Load(); u != nil {
+		u.end(errEndedEarly) // its next step must not touch what belongs to the pool
+	}
+	return c.Conn.Close()
 }
 
 // Begin is that of [driver.Conn].

@@ -37,5 +37,6 @@
 // What runs on Tx(ctx).Conn() or in its LargeObjects is in the transaction, but its errors are not seen:
 // return them from the handler. DEFERRABLE is set by SET TRANSACTION. LISTEN and locks of the session
 // outlive a transaction: take a connection by pool.Acquire for them. A Valuer that Exec encodes, and a
-// Scanner of QueryRow, must not use the Key: they would wait for themselves.
+// Scanner of QueryRow, must not use the Key: they would wait for themselves. So would, until the context
+// ends, a [sqlreq.Commit] in the function of a batch, or in the source of a copy.
 package sqlreqpgx
