@@ -156,11 +156,13 @@ func TestAfterBegin(t *testing.T) {
 		CREATE TABLE owned (tenant TEXT, n INT); INSERT INTO owned VALUES ('t1', 1), ('t2', 2);
 		ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
 		CREATE POLICY own ON owned USING (tenant = current_setting('app.tenant'));
-		GRANT ALL ON owned TO sqlreqpgx_tenants`); err != nil {
+		GRANT ALL ON owned TO sqlreqpgx_tenants;
+		DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO sqlreqpgx_tenants', current_schema()); END $$`); err != nil {
 		t.Fatal(err)
 	}
+	judge := s.judge
 	t.Cleanup(func() {
-		if _, err := s.Exec(context.Background(), "DROP OWNED BY sqlreqpgx_tenants; DROP ROLE sqlreqpgx_tenants"); err != nil {
+		if _, err := judge.Exec(context.Background(), "DROP OWNED BY sqlreqpgx_tenants; DROP ROLE sqlreqpgx_tenants"); err != nil {
 			t.Error(err)
 		}
 	})
