@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -451,11 +450,12 @@ func TestAfterConnectTypes(t *testing.T) {
 
 // pgbouncer in transaction mode, with one connection to the server.
 func TestPgBouncer(t *testing.T) {
-	j := newJudge(t)
-	if os.Getenv(servers.PostgresDSN) != "" {
-		t.Log("the server is not ours: pgbouncer is started in front of one that is")
+	p := servers.SharedPostgres(t)
+	if !p.Own() {
+		p = servers.NewPostgres(t)
 	}
-	b := servers.NewPgBouncer(t, servers.SharedPostgres(t), "default_pool_size = 3")
+	j := newJudgeOn(t, p.DSN)
+	b := servers.NewPgBouncer(t, p, "default_pool_size = 1")
 	schema := j.dsn[strings.LastIndex(j.dsn, "=")+1:]
 	for _, mode := range []string{"exec", "cache_describe", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {

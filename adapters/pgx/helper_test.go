@@ -76,8 +76,12 @@ type judge struct {
 
 func newJudge(t testing.TB) *judge {
 	t.Helper()
+	return newJudgeOn(t, servers.SharedPostgres(t).DSN)
+}
+
+func newJudgeOn(t testing.TB, dsn string) *judge {
+	t.Helper()
 	ctx := context.Background()
-	dsn := servers.SharedPostgres(t).DSN
 	schema := fmt.Sprintf("s%d", schemas.Add(1))
 	first, err := pgx.Connect(ctx, dsn)
 	if err != nil {
