@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -325,6 +326,29 @@ func TestSavepoints(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A Rollback that cannot go back, since something is under way, fails the request.
+func TestRollbackThatFailsFailsTheRequest(t *testing.T) {
+	s := newSite(t)
+	id := fresh()
+	a := s.want(500, false, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+		sp, err := key.Begin(r.Context())
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		b.Queue(insertNote, id, "text").Exec(func(pgconn.CommandTag) error {
+			if err := sp.Rollback(r.Context()); !isBusy(err) {
+				t.Errorf("got %v, want an error that says what is open", err)
+			}
+			return nil // swallowed
+		})
+		return key.SendBatch(r.Context(), &b).Close()
+	})
+	if e := a.last(); e.Outcome != sqlreq.RolledBack || e.Err == nil || !strings.Contains(e.Err.Error(), "rollback to a savepoint of Begin failed") {
+		t.Errorf("got %v, want a rollback that says why", a.events)
 	}
 }
 

@@ -171,6 +171,49 @@ func TestRetrySeesNativeConflicts(t *testing.T) {
 	}
 }
 
+// A conflict that is met when the rows that are left open are read at the end, or by
+// Next, is seen too.
+func TestRetrySeesLateConflicts(t *testing.T) {
+	s := newSite(t, twice)
+	const query = "SELECT conflict_at(g, 5000) FROM generate_series(1, 10000) g"
+	for name, open := range map[string]func(context.Context) error{
+		"rows left open": func(ctx context.Context) error { return second(key.Query(ctx, query)) },
+		"batch left open": func(ctx context.Context) error {
+			var b pgx.Batch
+			b.Queue(query)
+			key.SendBatch(ctx, &b)
+			return nil
+		},
+		"rows read, swallowed": func(ctx context.Context) error {
+			rows, err := key.Query(ctx, query)
+			for rows.Next() {
+			}
+			return err
+		},
+		"rows closed, swallowed": func(ctx context.Context) error {
+			rows, err := key.Query(ctx, query)
+			rows.Close()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id, attempts := fresh(), 0
+			s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+				if err := insert(r.Context(), key, "Exec", id, "text"); err != nil {
+					return err
+				}
+				if attempts++; attempts == 1 {
+					return open(r.Context())
+				}
+				return nil
+			})
+			if attempts != 2 {
+				t.Errorf("got %d attempts, want 2", attempts)
+			}
+		})
+	}
+}
+
 // Real conflicts: each of a number of requests that count the rows and insert one more
 // succeeds, and none has counted what another one has.
 func TestRetrySerializable(t *testing.T) {
