@@ -80,7 +80,7 @@ var works = []work{
 	}, nil, 100},
 }
 
-// inTurn runs work in a transaction of native pgx, of a Key, and of a Key on stdlib.
+// contenders run work in a transaction of native pgx, of a Key, and of a Key on stdlib.
 type contenders struct {
 	t      *testing.T
 	s      *site
@@ -229,8 +229,19 @@ func (c *contenders) requests() {
 			_, err := w.Write([]byte("ok"))
 			return err
 		})),
+		c.stdlib.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), "INSERT INTO tally VALUES ($1)", 1); err != nil {
+				return err
+			}
+			var n int
+			if err := sqlreq.DefaultKey.QueryRowContext(r.Context(), "SELECT g FROM generate_series(1, $1) g", 1).Scan(&n); err != nil {
+				return err
+			}
+			_, err := w.Write([]byte("ok"))
+			return err
+		})),
 	}
-	var took [2][]float64
+	var took [3][]float64
 	for range 41 {
 		for i, h := range handlers {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -247,6 +258,7 @@ func (c *contenders) requests() {
 		}
 	}
 	c.t.Logf("%-26s by hand %8.0f ns, Middleware %8.0f ns: %.3f", "a request, in memory", median(took[0]), median(took[1]), median(took[1])/median(took[0]))
+	c.t.Logf("%-26s Middleware on stdlib %8.0f ns: %.3f", "", median(took[2]), median(took[1])/median(took[2]))
 }
 
 func median(v []float64) float64 {

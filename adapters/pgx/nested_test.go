@@ -352,6 +352,22 @@ func TestRollbackThatFailsFailsTheRequest(t *testing.T) {
 	}
 }
 
+// A COMMIT that is refused before it is sent, because a savepoint is open, costs no connection.
+func TestRefusedCommitKeepsTheConnection(t *testing.T) {
+	s := newSite(t)
+	var pid uint32
+	s.want(500, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+		tx, err := key.Begin(r.Context())
+		if err == nil {
+			pid = tx.Conn().PgConn().PID()
+		}
+		return err
+	})
+	if s.number("SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'idle'", pid) != 1 {
+		t.Error("the connection is lost")
+	}
+}
+
 // After Commit or Rollback a savepoint is closed, also for what is deferred.
 func TestSavepointIsClosed(t *testing.T) {
 	s := newSite(t)

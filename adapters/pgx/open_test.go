@@ -355,6 +355,75 @@ func TestEndWaitsForUse(t *testing.T) {
 	}
 }
 
+// Rows that another goroutine reads while the request ends: each of them gets the mutex
+// at some time, nothing hangs, and the connections are given back.
+func TestEndBesideUse(t *testing.T) {
+	s := newSite(t)
+	for i := range 100 {
+		id := fresh()
+		read := make(chan error, 1)
+		s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+			ctx := context.WithoutCancel(r.Context())
+			if err := insert(ctx, key, "Exec", id, "text"); err != nil {
+				return err
+			}
+			rows, err := key.Query(ctx, "SELECT generate_series(1, 2000)")
+			if err != nil {
+				return err
+			}
+			go func() {
+				for n := 0; rows.Next(); n++ {
+					if n == 100*i {
+						rows.Close()
+					}
+				}
+				if err := rows.Scan(new(int)); err == nil {
+					read <- errors.New("a row after the end")
+					return
+				}
+				read <- rows.Err()
+			}()
+			return nil
+		})
+		if err := <-read; err != nil && !strings.Contains(err.Error(), "ended early") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// What is called after its end says why.
+func TestEndedEarlySaysSo(t *testing.T) {
+	s := newSite(t)
+	for what, open := range openers {
+		var o opened
+		var rows pgx.Rows
+		s.want(200, false, nil, func(_ http.ResponseWriter, r *http.Request) (err error) {
+			if o, err = open(r.Context(), fresh()); err != nil {
+				return err
+			}
+			return sqlreq.Commit(r.Context())
+		})
+		if err := o.close(); err == nil || !strings.Contains(err.Error(), "ended early") {
+			t.Errorf("%s: got %v", what, err)
+		}
+		s.want(200, false, nil, func(_ http.ResponseWriter, r *http.Request) (err error) {
+			if rows, err = key.Query(r.Context(), "SELECT 1"); err != nil {
+				return err
+			}
+			return sqlreq.Commit(r.Context())
+		})
+		_, values := rows.Values()
+		for _, err := range []error{values, rows.Scan(new(int)), rows.Err()} {
+			if err == nil || !strings.Contains(err.Error(), "ended early") {
+				t.Errorf("got %v", err)
+			}
+		}
+		if rows.RawValues() != nil || rows.CommandTag().String() != "" || rows.Conn() == nil || rows.TypeMap() == nil || rows.FieldDescriptions() != nil {
+			t.Errorf("the rows are not as closed ones: %v %q %v %v %v", rows.RawValues(), rows.CommandTag(), rows.Conn(), rows.TypeMap(), rows.FieldDescriptions())
+		}
+	}
+}
+
 func newConn(t *testing.T, dsn string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(context.Background(), dsn)

@@ -3,12 +3,14 @@ package sqlreqpgx_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -265,6 +267,109 @@ func TestCopyFrom(t *testing.T) {
 		})
 		if got := s.number("SELECT count(*) FROM notes"); got != c.stored {
 			t.Errorf("after %d: got %d rows, want %d", c.status, got, c.stored)
+		}
+	}
+}
+
+// What a row or rows tell is what native pgx tells.
+func TestAsNative(t *testing.T) {
+	s := newSite(t)
+	ask := func(ctx context.Context, q querier) (told []string) {
+		tell := func(err error) { told = append(told, fmt.Sprint(err)) }
+		var n int
+		tell(q.QueryRow(ctx, "SELECT 1/(g - 2) FROM generate_series(3, 9) g").Scan(&n))
+		tell(q.QueryRow(ctx, "SELECT 1 WHERE false").Scan(&n))
+		tell(q.QueryRow(ctx, "SELECT 1, 2").Scan(&n))
+		tell(q.QueryRow(ctx, "SELECT 'x'").Scan(&n))
+		tell(q.QueryRow(ctx, "SELECT 1").Scan(new(pgtype.DriverBytes)))
+		rows, err := q.Query(ctx, "SELECT g, 'x' FROM generate_series(1, 3) g")
+		tell(err)
+		for rows.Next() {
+			values, err := rows.Values()
+			tell(err)
+			told = append(told, fmt.Sprint(values, rows.FieldDescriptions()[1].Name, len(rows.RawValues()), rows.CommandTag(), rows.Err()))
+		}
+		rows.Close()
+		told = append(told, fmt.Sprint(rows.Err(), rows.CommandTag(), rows.Next()))
+		rows, err = q.Query(ctx, "SELECT g FROM generate_series(1, 3) g")
+		tell(err)
+		rows.Next()
+		tell(rows.Scan(&n, &n))
+		told = append(told, fmt.Sprint(rows.Err(), rows.Next()))
+		rows, err = q.Query(ctx, "SELECT $1::int", "x")
+		tell(err)
+		told = append(told, fmt.Sprint(rows.Err(), rows.Next(), rows.CommandTag()))
+		rows.Close()
+		var b pgx.Batch
+		b.Queue("SELECT 1")
+		b.Queue("SELECT generate_series(1, 3)")
+		b.Queue("SELECT 2")
+		b.Queue("SELECT 3")
+		results := q.SendBatch(ctx, &b)
+		tag, err := results.Exec()
+		told = append(told, fmt.Sprint(tag, err))
+		rows, err = results.Query()
+		tell(err)
+		got, err := pgx.CollectRows(rows, pgx.RowTo[int])
+		told = append(told, fmt.Sprint(got, err, rows.CommandTag()))
+		tell(results.QueryRow().Scan(&n))
+		tell(results.QueryRow().Scan(new(func())))
+		told = append(told, fmt.Sprint(n))
+		tell(second(results.Exec()))
+		tell(results.Close())
+		tell(results.Close())
+		tell(q.SendBatch(ctx, &pgx.Batch{}).Close())
+		var begins pgx.Batch
+		begins.BeginTx(pgx.TxOptions{})
+		tell(q.SendBatch(ctx, &begins).Close())
+		told = append(told, fmt.Sprint(q.Exec(ctx, "SELECT 1")))
+		tell(second(q.CopyFrom(ctx, pgx.Identifier{"none"}, []string{"n"}, pgx.CopyFromRows(nil))))
+		tell(q.QueryRow(ctx, "SELECT 1/(g - 2) FROM generate_series(1, 3) g").Scan(&n)) // 25P02
+		return told
+	}
+	prepare := func(ctx context.Context, tx pgx.Tx) (told []string) {
+		d, err := tx.Prepare(ctx, "named", "SELECT $1::int + 1")
+		told = append(told, fmt.Sprint(d != nil && len(d.ParamOIDs) == 1, err))
+		var n int
+		told = append(told, fmt.Sprint(tx.QueryRow(ctx, "named", 1).Scan(&n), n))
+		_, err = tx.Prepare(ctx, "wrong", "SELECT FROM WHERE")
+		return append(told, fmt.Sprint(err))
+	}
+	var want, got [2][]string
+	for i := range want {
+		tx, err := s.pool.Begin(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			want[i] = ask(context.Background(), tx)
+		} else {
+			want[i] = prepare(context.Background(), tx)
+		}
+		if err := tx.Rollback(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.want(404, false, nil, func(w http.ResponseWriter, r *http.Request) error {
+		got[0] = ask(r.Context(), key)
+		w.WriteHeader(404)
+		return nil
+	})
+	s.want(404, false, nil, func(w http.ResponseWriter, r *http.Request) error {
+		tx, err := sqlreqpgx.Tx(r.Context())
+		if err != nil {
+			return err
+		}
+		got[1] = prepare(r.Context(), tx)
+		w.WriteHeader(404)
+		return nil
+	})
+	for i := range want {
+		for n := range max(len(want[i]), len(got[i])) {
+			if n >= len(want[i]) || n >= len(got[i]) || want[i][n] != got[i][n] {
+				t.Errorf("got\n%q\nnative pgx has\n%q", got[i][n:], want[i][n:])
+				break
+			}
 		}
 	}
 }

@@ -234,13 +234,16 @@ func (r *rows) CommandTag() (tag pgconn.CommandTag) {
 	return tag
 }
 
-// FieldDescriptions is that of [pgx.Rows].
+// FieldDescriptions is that of [pgx.Rows]. After the transaction's end it is nil: pgx keeps
+// them in the connection, which somebody else may have by then.
 func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
 	if r.inner == nil {
 		return nil
 	}
-	if !r.closed.Load() && r.enter() == nil {
-		defer r.leave()
+	r.conn.mu.Lock()
+	defer r.leave()
+	if r.tx.ended.Load() {
+		return nil
 	}
 	return r.inner.FieldDescriptions()
 }
