@@ -524,7 +524,7 @@ func TestTracer(t *testing.T) {
 		}
 		return begin(r.Context(), key, true, func(tx pgx.Tx) error { return second(tx.Exec(r.Context(), "SELECT 'in Begin'")) })
 	})
-	want := []string{"begin", insertNote, insertNote + " RETURNING id", insertNote + " RETURNING id", "copy", "batch",
+	want := []string{"begin", insertNote, insertNote + " RETURNING id", insertNote + " RETURNING id", "copy", "batch", "batch",
 		"SAVEPOINT sqlreqpgx_1", "SELECT 'in Begin'", "RELEASE SAVEPOINT sqlreqpgx_1", "commit"}
 	if !slices.Equal(x.started, want) {
 		t.Errorf("got  %q\nwant %q", x.started, want)

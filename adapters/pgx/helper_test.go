@@ -313,7 +313,7 @@ type querier interface {
 }
 
 // kinds are the ways to insert a note.
-var kinds = []string{"Exec", "Query", "QueryRow", "CopyFrom", "SendBatch"}
+var kinds = []string{"Exec", "Query", "QueryRow", "CopyFrom", "SendBatch", "BatchResults"}
 
 const insertNote = "INSERT INTO notes VALUES ($1, $2)"
 
@@ -340,6 +340,17 @@ func insert(ctx context.Context, q querier, kind string, id int, text string) er
 		b.Queue("SELECT 1")
 		b.Queue(insertNote, id, text)
 		return q.SendBatch(ctx, &b).Close()
+	case "BatchResults":
+		var b pgx.Batch
+		b.Queue("SELECT 1")
+		b.Queue(insertNote, id, text)
+		results := q.SendBatch(ctx, &b)
+		defer results.Close()
+		if err := results.QueryRow().Scan(new(int)); err != nil {
+			return err
+		}
+		_, err := results.Exec()
+		return err
 	}
 	panic(kind)
 }
