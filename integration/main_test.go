@@ -46,6 +46,9 @@ func (d database) fixed(t testing.TB) database {
 
 func openDSN(t testing.TB, driver, dsn string) *sql.DB {
 	t.Helper()
+	if driver == "sqlreqpgx" {
+		return openPool(t, dsn)
+	}
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)
