@@ -65,11 +65,9 @@ func TestG1AnswerError(t *testing.T) {
 	returning := func(err error) sqlreq.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) error { return errors.Join(insert(w, r), err) }
 	}
-	failing := func(err error) func(context.Context) error {
-		return func(context.Context) error { return err }
-	}
 	tests := map[string]struct {
-		db    fakedb.DB
+		stmt  string // that fails
+		err   error
 		h     sqlreq.HandlerFunc
 		code  int
 		later string // Retry-After
@@ -77,9 +75,9 @@ func TestG1AnswerError(t *testing.T) {
 	}{
 		"an error":        {h: returning(sqlreqtest.ErrTest), code: 500, is: func(err error) bool { return errors.Is(err, sqlreqtest.ErrTest) }},
 		"a StatusError":   {h: returning(sqlreq.Errorf(409, "no")), code: 409, is: func(err error) bool { return sqlreq.StatusCode(err) == 409 }},
-		"a failed COMMIT": {db: fakedb.DB{Commit: func() error { return sqlreqtest.ErrTest }}, h: insert, code: 500, is: sqlreq.MayHaveCommitted},
-		"a conflict":      {db: fakedb.DB{Commit: func() error { return sqlreqtest.Conflict{} }}, h: insert, code: 503, later: "1", is: sqlreq.IsRetryable},
-		"no database":     {db: fakedb.DB{Begin: failing(driver.ErrBadConn)}, h: insert, code: 503, later: "1", is: func(err error) bool { return errors.Is(err, driver.ErrBadConn) }},
+		"a failed COMMIT": {stmt: "COMMIT", err: sqlreqtest.ErrTest, h: insert, code: 500, is: sqlreq.MayHaveCommitted},
+		"a conflict":      {stmt: "COMMIT", err: sqlreqtest.Conflict{}, h: insert, code: 503, later: "1", is: sqlreq.IsRetryable},
+		"no database":     {stmt: "BEGIN", err: driver.ErrBadConn, h: insert, code: 503, later: "1", is: func(err error) bool { return errors.Is(err, driver.ErrBadConn) }},
 		"a typed nil":     {h: returning((*typedNil)(nil)), code: 500, is: func(err error) bool { return err.Error() != "" }},
 		"only Fail, no row": {h: func(_ http.ResponseWriter, r *http.Request) error {
 			return sqlreq.Fail(r.Context(), sqlreqtest.ErrTest)
@@ -88,7 +86,12 @@ func TestG1AnswerError(t *testing.T) {
 	for name, test := range tests {
 		for _, says := range []bool{true, false} {
 			t.Run(fmt.Sprint(name, ", answered ", says), func(t *testing.T) {
-				db := fakedb.DB{Commit: test.db.Commit, Begin: test.db.Begin}
+				db := &fakedb.DB{Step: func(_ context.Context, text string) error {
+					if text == test.stmt {
+						return test.err
+					}
+					return nil
+				}}
 				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db.Open(t)})
 				var log sqlreqtest.Recorder
 				reg.Logger = log.Logger()
