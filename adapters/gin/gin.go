@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -67,10 +68,12 @@ const (
 
 // call is the way of a request through a Wrap.
 type call struct {
-	c       *gin.Context
-	writer  gin.ResponseWriter // of outside
-	errors  int                // how many there were before
-	entered bool               // the next handlers have been called
+	c        *gin.Context
+	writer   gin.ResponseWriter // of outside
+	errors   int                // how many there were before
+	entered  bool               // the next handlers have been called
+	returned bool               // and have returned
+	writing  atomic.Bool        // the status is being written to writer
 }
 
 // newErrors returns the errors that were added to c.Errors since x began.
@@ -102,9 +105,12 @@ func next(w http.ResponseWriter, r *http.Request) {
 	x.entered = true
 	c := x.c
 	c.Set(callKey{}, true)
-	inner := &writer{ResponseWriter: w, req: r, status: x.writer.Status(), size: notWritten}
+	inner := &writer{ResponseWriter: w, x: x, req: r, status: x.writer.Status(), size: notWritten}
 	c.Request, c.Writer = r, inner
-	defer func() { copyForm(r, c.Request) }() // a handler may have put another request there
+	defer func() {
+		x.returned = true
+		copyForm(r, c.Request) // a handler may have put another request there
+	}()
 	c.Next()
 	if x.reentered() {
 		// gin has given the header of the answer to net/http: only a broken transfer is no success.
@@ -149,10 +155,34 @@ func newOutside(x *call) http.ResponseWriter {
 	return w
 }
 
-func (w *outside) Header() http.Header         { return w.x.writer.Header() }
-func (w *outside) WriteHeader(status int)      { w.x.writer.WriteHeader(status) }
-func (w *outside) Write(p []byte) (int, error) { return w.x.writer.Write(p) }
-func (w *outside) Flush()                      { w.x.writer.Flush() }
+// Header returns the header of the response.
+func (w *outside) Header() http.Header { return w.x.writer.Header() }
+
+// WriteHeader sets the status. A writer of a middleware outside may ask the context for
+// the header. sqlreq's lock is held.
+func (w *outside) WriteHeader(status int) {
+	w.putBack()
+	w.x.writing.Store(true)
+	defer w.x.writing.Store(false)
+	w.x.writer.WriteHeader(status)
+}
+
+// Write writes a part of the body.
+func (w *outside) Write(p []byte) (int, error) {
+	w.putBack()
+	return w.x.writer.Write(p)
+}
+
+// Flush sends what is there.
+func (w *outside) Flush() { w.x.writer.Flush() }
+
+// putBack makes the writer of outside that of the context, if nobody inside needs his own
+// any more. What runs before, BeforeCommit functions and hooks, must not find it.
+func (w *outside) putBack() {
+	if w.x.returned {
+		w.x.c.Writer = w.x.writer
+	}
+}
 
 // Unwrap is for the deadlines of http.ResponseController.
 func (w *outside) Unwrap() http.ResponseWriter { return w.base }
@@ -198,6 +228,7 @@ const notWritten = -1 // that of gin
 // writes nothing.
 type writer struct {
 	http.ResponseWriter
+	x      *call
 	req    *http.Request
 	status int
 	size   int // of the body, notWritten before the header
@@ -205,6 +236,15 @@ type writer struct {
 
 // Unwrap is for http.ResponseController. Below is sqlreq's writer.
 func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Header returns the header of the response. While sqlreq writes the status it would wait
+// for itself.
+func (w *writer) Header() http.Header {
+	if w.x.writing.Load() {
+		return w.x.writer.Header()
+	}
+	return w.ResponseWriter.Header()
+}
 
 // Status returns the status that was set.
 func (w *writer) Status() int { return w.status }

@@ -3,7 +3,9 @@ package sqlreqgin
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
@@ -137,6 +139,63 @@ func TestWriterAndRequestArePutBack(t *testing.T) {
 	url := s.Serve(t, engine)
 	s.Send(t, "POST", url+"/ok")
 	s.Send(t, "POST", url+"/panic")
+}
+
+// asking is a writer of a middleware outside that asks the context when the status is set.
+type asking struct {
+	gin.ResponseWriter
+	c    *gin.Context
+	seen *int // the context's status in a Write
+}
+
+func (w *asking) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *asking) WriteHeader(status int) {
+	w.c.Header("X-Status", fmt.Sprint(status))
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *asking) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	*w.seen = w.c.Writer.Status()
+	return n, err
+}
+
+func TestWriterOfOutsideAsksTheContext(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := gin.New()
+	var seen int
+	engine.Use(func(c *gin.Context) { c.Writer = &asking{c.Writer, c, &seen} }, Wrap(s.Reg.Middleware))
+	engine.POST("/", work(s, done))
+	engine.POST("/commit", work(s, func(c *gin.Context) { _ = s.BreakCommit(c.Request.Context()) }, done))
+	engine.POST("/large", work(s, func(c *gin.Context) { c.Data(200, "text/plain", make([]byte, adaptertest.Large)) }))
+	url := s.Serve(t, engine)
+	for path, status := range map[string]int{"/": 201, "/commit": 500, "/large": 200} {
+		got := s.Send(t, "POST", url+path)
+		if got.Status != status || got.Header.Get("X-Status") != fmt.Sprint(status) {
+			t.Errorf("%s: got %d %v, want %d", path, got.Status, got.Header, status)
+		}
+	}
+	s.WantRows(t, 2)
+	s.Reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { http.Error(w, "custom", 418) }
+	if got := s.Send(t, "POST", url+"/commit"); got.Status != 418 || seen != 418 {
+		t.Errorf("got %d, the writer outside saw %d, want 418", got.Status, seen)
+	}
+}
+
+// What runs between the handler and the end of the transaction cannot answer any more.
+func TestBeforeCommitCannotAnswer(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := newEngine(s)
+	engine.POST("/", work(s, func(c *gin.Context) {
+		_ = s.BreakCommit(c.Request.Context())
+		_ = sqlreq.BeforeCommit(c.Request.Context(), func(context.Context) error { c.String(200, "too early"); return nil })
+	}))
+	got := s.Send(t, "POST", s.Serve(t, engine)+"/")
+	if got.Status != 500 || got.Body != errorJSON(500) {
+		t.Errorf("got %d %q, want 500", got.Status, got.Body)
+	}
+	s.WantRows(t, 0)
 }
 
 // net/http removes the files of the request that it knows.
