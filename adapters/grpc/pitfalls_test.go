@@ -67,20 +67,11 @@ func TestOwnCodes(t *testing.T) {
 		code  codes.Code
 		level string
 	}{
-		{status.Error(codes.Aborted, "try again"), codes.Aborted, "DEBUG"},
+		{&failure{status.New(codes.Aborted, "try again"), sqlreqtest.Conflict{}}, codes.Aborted, "DEBUG"},
 		{errPlain, codes.Unknown, "ERROR"},
 	} {
 		u := newUp(t)
-		f := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
-			if q == "SELECT" && test.code == codes.Aborted {
-				return sqlreqtest.Conflict{}
-			}
-			return nil
-		}}
-		u.Reg = sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: f.Open(t)})
-		u.Log.Watch(u.Reg)
-		u.v.afterwork = func(ctx context.Context) error {
-			_, _ = sqlreq.DefaultKey.ExecContext(ctx, "SELECT")
+		u.v.afterwork = func(context.Context) error {
 			return test.err
 		}
 		onServer(t, u, nil)
