@@ -2,7 +2,13 @@ module github.com/sqlreq/sqlreq/integration
 
 go 1.25.0
 
-replace github.com/sqlreq/sqlreq => ../
+replace (
+	github.com/sqlreq/sqlreq => ../
+	github.com/sqlreq/sqlreq/adapters/echo4 => ../adapters/echo4
+	github.com/sqlreq/sqlreq/adapters/gin => ../adapters/gin
+	github.com/sqlreq/sqlreq/adapters/gorm => ../adapters/gorm
+	github.com/sqlreq/sqlreq/adapters/sqlx => ../adapters/sqlx
+)
 
 require (
 	github.com/alexedwards/scs/v2 v2.9.0
@@ -16,7 +22,11 @@ require (
 	github.com/labstack/echo/v4 v4.16.0
 	github.com/lib/pq v1.12.3
 	github.com/mattn/go-sqlite3 v1.14.53
-	github.com/sqlreq/sqlreq v0.0.0
+	github.com/sqlreq/sqlreq v0.1.0
+	github.com/sqlreq/sqlreq/adapters/echo4 v0.1.0
+	github.com/sqlreq/sqlreq/adapters/gin v0.1.0
+	github.com/sqlreq/sqlreq/adapters/gorm v0.1.0
+	github.com/sqlreq/sqlreq/adapters/sqlx v0.1.0
 	github.com/uptrace/bun v1.3.0
 	github.com/uptrace/bun/dialect/sqlitedialect v1.3.0
 	gorm.io/driver/sqlite v1.6.0

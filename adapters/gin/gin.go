@@ -50,11 +50,17 @@ func Wrap(mw func(http.Handler) http.Handler) gin.HandlerFunc {
 		x := &call{c: c, writer: c.Writer, errors: len(c.Errors)}
 		req := c.Request
 		inner := req.WithContext(context.WithValue(req.Context(), callKey{}, x))
+		over := false
 		defer func() {
 			c.Request, c.Writer = req, x.writer
 			copyForm(req, inner) // net/http removes its files
+			if !over {
+				// gin's Recovery sets no status for http.ErrAbortHandler, and gin would send a 200.
+				x.writer.WriteHeader(http.StatusInternalServerError)
+			}
 		}()
 		h.ServeHTTP(newOutside(x), inner)
+		over = true
 		if !x.entered {
 			c.Abort()
 		}
@@ -161,10 +167,22 @@ func (w *outside) Header() http.Header { return w.x.writer.Header() }
 // WriteHeader sets the status. A writer of a middleware outside may ask the context for
 // the header. sqlreq's lock is held.
 func (w *outside) WriteHeader(status int) {
+	if isEarly(status) { // gin's writer would keep it, and send the next one in its place
+		w.base.WriteHeader(status)
+		return
+	}
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
 	w.x.writer.WriteHeader(status)
+	if status == http.StatusSwitchingProtocols {
+		w.x.writer.WriteHeaderNow() // the connection is taken over next
+	}
+}
+
+// isEarly reports whether a status announces that another one follows.
+func isEarly(status int) bool {
+	return status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
 }
 
 // Write writes a part of the body.
@@ -259,6 +277,8 @@ func (w *writer) Written() bool { return w.size != notWritten }
 func (w *writer) WriteHeader(status int) {
 	switch {
 	case status <= 0:
+	case isEarly(status):
+		w.ResponseWriter.WriteHeader(status)
 	case !w.Written():
 		w.status = status
 	case status >= 400: // the page that broke half-way: sqlreq replaces it, or breaks it off

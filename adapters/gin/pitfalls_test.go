@@ -381,6 +381,57 @@ func TestHijack(t *testing.T) {
 	s.WantRows(t, 1)
 }
 
+// Some websocket libraries set the 101 before, and have gin write it.
+func TestHijackAfter101(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := newEngine(s)
+	engine.GET("/", work(s, func(c *gin.Context) {
+		c.Header("Connection", "Upgrade")
+		c.Header("Upgrade", "x")
+		c.Writer.WriteHeader(http.StatusSwitchingProtocols)
+		c.Writer.WriteHeaderNow()
+		conn, _, err := c.Writer.Hijack()
+		if err != nil {
+			t.Errorf("Hijack: %v", err)
+			return
+		}
+		conn.Close()
+	}))
+	if got := s.Send(t, "GET", s.Serve(t, engine)+"/", "Connection", "Upgrade", "Upgrade", "x"); got.Status != 101 {
+		t.Errorf("got %d %v, want 101", got.Status, got.Err)
+	}
+	s.WantRows(t, 1)
+}
+
+// An early hint leaves at once, and decides nothing.
+func TestEarlyHint(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := newEngine(s)
+	engine.GET("/", work(s, func(c *gin.Context) {
+		c.Writer.WriteHeader(http.StatusEarlyHints)
+		if c.Writer.Written() || c.Writer.Status() != 200 {
+			t.Errorf("behind an early hint: Written %t, status %d", c.Writer.Written(), c.Writer.Status())
+		}
+		c.Status(204)
+	}))
+	head, status, _, err := sqlreqtest.Raw(t, sqlreqtest.Serve(t, engine), "1.1")
+	if err != nil || status != http.StatusEarlyHints || !strings.Contains(head, "103 Early Hints") {
+		t.Errorf("got first %d %q %v, want the 103", status, head, err)
+	}
+	s.WantRows(t, 1)
+}
+
+// gin's Recovery takes http.ErrAbortHandler for a client that has gone, and sets no status.
+func TestErrAbortHandler(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := newEngine(s)
+	engine.POST("/", work(s, func(*gin.Context) { panic(http.ErrAbortHandler) }))
+	if got := s.Send(t, "POST", s.Serve(t, engine)+"/"); got.Status != 500 {
+		t.Errorf("got %d %v, want no success", got.Status, got.Err)
+	}
+	s.WantRows(t, 0)
+}
+
 // A failed stream over HTTP/1.0 is reset, though gin refuses Hijack behind a body.
 func TestHTTP10(t *testing.T) {
 	s := adaptertest.NewSite(t)
