@@ -51,19 +51,21 @@ func TestGqlgen(t *testing.T) {
 	srv.AddTransport(transport.POST{})
 	srv.AroundResponses(rollBackErrors)
 	web := sqlreqtest.Serve(t, s.Reg.Middleware(srv))
-	for text, rows := range map[string]int{"invalid": 0, "fine": 1} {
-		query, _ := json.Marshal(map[string]string{"query": `mutation { note(text: "` + text + `") }`})
+	for _, test := range []struct {
+		text string
+		rows int
+	}{{"invalid", 0}, {"fine", 1}} {
+		query, _ := json.Marshal(map[string]string{"query": `mutation { note(text: "` + test.text + `") }`})
 		res, err := http.Post(web.URL, "application/json", strings.NewReader(string(query)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		res.Body.Close()
-		got := sqlreqtest.Count(t, s.DB, "work")
-		if res.StatusCode != 200 || text == "invalid" && got != 0 || text == "fine" && got == 0 {
-			t.Errorf("%s: got %d and %d rows, want 200 and %d more", text, res.StatusCode, got, rows)
+		if res.StatusCode != 200 {
+			t.Errorf("%s: got %d, want 200", test.text, res.StatusCode)
 		}
+		s.WantRows(t, test.rows)
 	}
-	s.WantRows(t, 1)
 }
 
 // datastar: an event is complete to the browser before COMMIT, so Commit comes before the event that tells of success.
