@@ -10,6 +10,7 @@ require (
 	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/go-chi/chi/v5 v5.5.0
 	github.com/modelcontextprotocol/go-sdk v1.4.0
+	github.com/oapi-codegen/runtime v1.8.0
 	github.com/sqlreq/sqlreq v0.1.0
 	github.com/starfederation/datastar-go v1.2.2
 	github.com/uptrace/bun v1.3.0
@@ -22,6 +23,7 @@ require (
 	github.com/CAFxX/httpcompression v0.0.9 // indirect
 	github.com/agnivade/levenshtein v1.2.1 // indirect
 	github.com/andybalholm/brotli v1.2.0 // indirect
+	github.com/apapsch/go-jsonmerge/v2 v2.0.0 // indirect
 	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/go-viper/mapstructure/v2 v2.5.0 // indirect
 	github.com/google/jsonschema-go v0.4.2 // indirect
