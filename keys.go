@@ -110,12 +110,7 @@ func New(bindings ...Binding) (*Registry, error) {
 		if b.Key == "" {
 			b.Key = DefaultKey
 		}
-		n := 0
-		for _, set := range []bool{b.DB != nil, b.Route != nil, b.Tx != nil} {
-			if set {
-				n++
-			}
-		}
+		n := len(slices.DeleteFunc([]bool{b.DB != nil, b.Route != nil, b.Tx != nil}, func(set bool) bool { return !set }))
 		switch {
 		case reg.bindings[b.Key] != nil:
 			errs = append(errs, reason.New(ErrDuplicateKey, "sqlreq: key %q is bound twice (binding %d); give each database a key of its own", b.Key, i))
@@ -125,7 +120,11 @@ func New(bindings ...Binding) (*Registry, error) {
 		case n > 1:
 			errs = append(errs, fmt.Errorf("sqlreq: key %q has more than one database (binding %d); set only one of DB, Route and Tx", b.Key, i))
 		}
-		reg.bindings[b.Key] = &binding{Binding: b, reg: reg}
+		engine := txn.EngineOf(b.DB, b.Tx)
+		if err := engine.Refuses(b.Guard && b.Tx == nil, b.Tx != nil); err != nil {
+			errs = append(errs, fmt.Errorf("sqlreq: key %q (binding %d): %w", b.Key, i, err))
+		}
+		reg.bindings[b.Key] = &binding{Binding: b, reg: reg, engine: engine}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -146,7 +145,8 @@ func (reg *Registry) binding(k Key) *binding {
 // binding is a Binding in its registry.
 type binding struct {
 	Binding
-	reg *Registry
+	reg    *Registry
+	engine txn.Engine // of DB or Tx
 }
 
 // The following methods make b a unit.Binding. The context at is a scope.
@@ -155,7 +155,7 @@ func (b *binding) Name() string { return string(b.Key) }
 
 func (b *binding) Guarded() bool { return b.Guard && b.Tx == nil }
 
-func (b *binding) Pool() (*sql.DB, *sql.Tx) { return b.DB, b.Tx }
+func (b *binding) Pool() (*sql.DB, *sql.Tx, txn.Engine) { return b.DB, b.Tx, b.engine }
 
 func (b *binding) Chooses() (route, options bool) { return b.Route != nil, b.TxOptions != nil }
 

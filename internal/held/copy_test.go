@@ -85,3 +85,34 @@ func TestCopiedAndDroppedIsFlushedForTrailers(t *testing.T) {
 		t.Errorf("got %s, want no body, and flushed once", c)
 	}
 }
+
+// What is read is the least of the declared length and an io.LimitedReader's: if
+// that fits nothing is sent, so that an error can still be answered.
+func TestReadFromHoldsWhatFits(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		length        string
+		limit, source int // of the io.LimitedReader, and what there is to read
+		held          bool
+		sent          int
+	}{
+		{"the reader is shorter", "200", 50, 50, true, 0},
+		{"the declared length is shorter", "50", 200, 50, true, 0},
+		{"neither fits", "200", 200, 200, false, 199}, // the last byte is kept
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newClient()
+			w := writer(c, request("GET"), 100)
+			w.Header().Set("Content-Length", test.length)
+			w.WriteHeader(200)
+			source := strings.NewReader(strings.Repeat("x", test.source))
+			n, err := w.ReadFrom(io.LimitReader(onlyReader{source}, int64(test.limit)))
+			if n != int64(test.source) || err != nil {
+				t.Errorf("got %d, %v, want %d", n, err, test.source)
+			}
+			if _, held, _ := w.Status(); held != test.held || c.body.Len() != test.sent {
+				t.Errorf("held %t, %d bytes sent, want %t, %d", held, c.body.Len(), test.held, test.sent)
+			}
+		})
+	}
+}

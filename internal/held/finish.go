@@ -16,12 +16,12 @@ type State struct {
 // HandlerDone ends the handler's part: nothing can be added to the response any more.
 func (w *Writer) HandlerDone() State {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.handlerDone = true
 	if w.status == 0 && w.phase == holding && w.header != nil {
 		w.sent = newSnapshot(w.header) // what a function of the program sets later is not sent
 	}
 	s := State{Status: int(w.status), Held: w.phase == holding, Stands: w.stands, Hijacked: w.phase == hijacked}
+	w.mu.Unlock()
 	if s.Status == 0 {
 		s.Status = int(w.defaultStatus)
 	}

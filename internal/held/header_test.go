@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -150,5 +151,35 @@ func TestLengthSpeltOtherwiseIsDropped(t *testing.T) {
 	w.finish()
 	if _, ok := map[string][]string(c.sent)[spelt]; ok {
 		t.Errorf("%v was sent", c.sent)
+	}
+}
+
+// What is sent is the header of the moment of WriteHeader, also where a key without a
+// value was replaced by another; a header that nobody has changed is not copied.
+func TestHeaderOfTheMomentOfTheStatus(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(http.Header)
+		copied bool
+	}{
+		{"unchanged", func(http.Header) {}, false},
+		{"one for another", func(h http.Header) { delete(h, "Date"); h["X-Late"] = nil }, true},
+		{"another value", func(h http.Header) { h["X"] = []string{"2"} }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := newClient()
+			w := writer(c, request("GET"), 100)
+			value := []string{"1"}
+			w.Header()["Date"], w.Header()["X"] = nil, value // net/http adds no Date then
+			w.WriteHeader(200)
+			test.change(w.Header())
+			w.finish()
+			if want := (http.Header{"Date": nil, "X": {"1"}}); !maps.EqualFunc(c.sent, want, slices.Equal) {
+				t.Errorf("got %v, want %v", c.sent, want)
+			}
+			if copied := &c.header["X"][0] != &value[0]; copied != test.copied {
+				t.Errorf("copied: %t, want %t", copied, test.copied)
+			}
+		})
 	}
 }

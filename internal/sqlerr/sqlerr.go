@@ -31,9 +31,15 @@ const (
 	mysqlTooManyOfUser   = 1203
 	mysqlLockWaitTimeout = 1205 // ends the transaction where innodb_rollback_on_timeout is on
 	mysqlLockTableFull   = 1206 // always ends it
+	mysqlNotSupported    = 1235 // TiDB, for a read-only transaction
 	mysqlDeadlock        = 1213 // also a certification conflict of Galera
 	mysqlNoSavepoint     = 1305 // "SAVEPOINT … does not exist": there is none, or no transaction
 )
+
+// mysqlConflicts are the error numbers of conflicts, TiDB's among them
+// (https://docs.pingcap.com/tidb/stable/error-codes/): write conflicts 9007 and 8005, the transaction's
+// retry that failed 8002 and 8022, a schema that changed 8028.
+var mysqlConflicts = []int{mysqlDeadlock, mysqlLockWaitTimeout, mysqlCheckRead, 9007, 8002, 8005, 8022, 8028}
 
 // Retryable reports whether err, or an error that it wraps, says that the transaction failed on a
 // serialization conflict, a deadlock or a busy database, so that the same work may succeed when it
@@ -41,9 +47,9 @@ const (
 func Retryable(err error) bool {
 	return slices.ContainsFunc(codes(err), func(c code) bool {
 		primary := c.sqlite & 0xff
-		return c.state == "40001" || c.state == "40P01" ||
+		return c.conflict || c.state == "40001" || c.state == "40P01" ||
 			primary == sqliteBusy || primary == sqliteLocked ||
-			c.mysql == mysqlDeadlock || c.mysql == mysqlLockWaitTimeout || c.mysql == mysqlCheckRead
+			slices.Contains(mysqlConflicts, c.mysql)
 	})
 }
 
@@ -56,7 +62,7 @@ func Retryable(err error) bool {
 func Answered(err error) bool {
 	all := codes(err)
 	return slices.ContainsFunc(all, code.answered) && !slices.ContainsFunc(all, func(c code) bool {
-		return c.lost() || c.gone() || c.sqlite&0xff == sqliteIOErr
+		return c.lost() || c.gone() || c.sqlite&0xff == sqliteIOErr || c.state == cockroachPartly
 	})
 }
 
@@ -83,7 +89,7 @@ func EndsTx(err error) bool {
 		case mysqlDeadlock, mysqlCheckRead, mysqlLockWaitTimeout, mysqlLockTableFull:
 			return true
 		}
-		return c.sqlite == sqliteAbortRollback || c.disconnected()
+		return c.ends || c.sqlite == sqliteAbortRollback || c.disconnected()
 	})
 }
 
@@ -92,6 +98,21 @@ func EndsTx(err error) bool {
 // is false for nil. It may be called from any goroutine.
 func MayHaveRolledBack(err error) bool {
 	return slices.ContainsFunc(codes(err), func(c code) bool { return c.sqlite&0xff == sqliteConstraint })
+}
+
+// RefusesReadOnly reports whether err, an error of BEGIN, says that there are no read-only transactions: TiDB's answer
+// (https://docs.pingcap.com/tidb/stable/sql-statement-start-transaction/). It is false for nil. It may be called from any
+// goroutine.
+func RefusesReadOnly(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool { return c.mysql == mysqlNotSupported })
+}
+
+// KnowsSavepoints reports whether err is of an engine that has savepoints in the standard's spelling, or says nothing of
+// the engine: a connection that was lost, a context that ended. It is false for nil. It may be called from any goroutine.
+func KnowsSavepoints(err error) bool {
+	return slices.ContainsFunc(codes(err), func(c code) bool {
+		return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.broken || c.cancelled
+	})
 }
 
 // Unreachable reports whether err, an error of BEGIN, says that the database cannot be reached at the moment: the
@@ -117,10 +138,15 @@ type code struct {
 	notOpen    bool   // the driver's own error for a COMMIT or ROLLBACK outside of a transaction
 	broken     bool   // the answer may be missing: a lost connection
 	cancelled  bool   // likewise: a context that ended
+
+	// Of engines whose numbers are of no further interest: see engines.go.
+	conflict bool // a serialization conflict, a deadlock, a busy database
+	ends     bool // the transaction may have ended, or only a rollback is left
+	reply    bool // the server's own answer
 }
 
 func (c code) answered() bool {
-	return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.rolledBack
+	return c.state != "" || c.sqlite != 0 || c.mysql != 0 || c.rolledBack || c.reply
 }
 
 func (c code) lost() bool {
@@ -144,6 +170,10 @@ func (c code) disconnected() bool {
 func lostState(s string) bool {
 	return strings.HasPrefix(s, "08") || s == "40003" || strings.HasPrefix(s, "57P")
 }
+
+// cockroachPartly is CockroachDB's answer to a COMMIT that has committed, and whose change of the schema failed
+// (https://www.cockroachlabs.com/docs/stable/common-errors).
+const cockroachPartly = "XXA00"
 
 // codes returns what each error of err's tree says, depth first.
 func codes(err error) []code {
@@ -182,9 +212,14 @@ func unwrap(err error) (wrapped []error) {
 func read(err error) (c code) {
 	try(func() { c.broken, c.cancelled = broken(err) })
 	try(func() { c.state = state(err) })
-	try(func() { c.sqlite, c.mysql, c.mysqlState = fields(err) })
+	try(func() { readEngine(&c, err) })
 	try(func() {
-		switch text(err) {
+		words := text(err)
+		if strings.Contains(words, "no transaction is active") || // SQLite, by drivers that hide its code; DuckDB
+			strings.Contains(words, "does not have an active transaction") { // SQL Server
+			c.notOpen = true
+		}
+		switch words {
 		case "commit unexpectedly resulted in rollback", // pgx.ErrTxCommitRollback
 			"could not complete operation in a failed transaction", // lib/pq's ErrInFailedTransaction, which it capitalizes
 			"unexpected command tag rollback":                      // lib/pq, when it took the transaction for a sound one
@@ -198,9 +233,6 @@ func read(err error) (c code) {
 			c.broken = true
 		}
 	})
-	if c.sqlite != 0 {
-		c.broken = false // an embedded database: some drivers' errors have the methods of network errors
-	}
 	return c
 }
 
@@ -255,52 +287,4 @@ func validState(s string) string {
 		return ""
 	}
 	return s
-}
-
-// fields returns the numbers of SQLite's and MySQL's drivers. The package path is part of the shape: a
-// Code of 5 or a Number of 1213 means something else everywhere else.
-func fields(err error) (sqlite, mysql int, mysqlState string) {
-	v := reflect.Indirect(reflect.ValueOf(err))
-	path := v.Type().PkgPath()
-	if strings.Contains(path, "sqlite") {
-		sqlite = sqliteCode(err, v)
-	}
-	if strings.Contains(path, "mysql") && v.Kind() == reflect.Struct {
-		if f := v.FieldByName("Number"); f.Kind() == reflect.Uint16 {
-			mysql = int(f.Uint())
-			mysqlState = mysqlField(v.FieldByName("SQLState"))
-		}
-	}
-	return sqlite, mysql, mysqlState
-}
-
-func sqliteCode(err error, v reflect.Value) int {
-	// modernc.org/sqlite: the extended code.
-	if e, ok := err.(interface{ Code() int }); ok {
-		return e.Code()
-	}
-	if v.Kind() != reflect.Struct {
-		return 0
-	}
-	// mattn/go-sqlite3: both codes, each of a type of its own. An Error that was built by hand may lack the extended one.
-	primary, extended := v.FieldByName("Code"), v.FieldByName("ExtendedCode")
-	switch {
-	case !primary.CanInt() || !extended.CanInt():
-		return 0
-	case extended.Int() != 0:
-		return int(extended.Int())
-	}
-	return int(primary.Int())
-}
-
-// mysqlField reads the [5]byte that go-sql-driver has had since v1.7.0.
-func mysqlField(f reflect.Value) string {
-	if f.Kind() != reflect.Array || f.Type().Elem().Kind() != reflect.Uint8 {
-		return ""
-	}
-	b := make([]byte, f.Len())
-	for i := range b {
-		b[i] = byte(f.Index(i).Uint())
-	}
-	return validState(string(b))
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
 )
 
 // Purpose is what a transaction is asked for.
@@ -66,6 +67,9 @@ func (a *Ask) now() time.Time {
 // with ctx or the unit's context; its life, once begun, ends with no context. If
 // there is none the error is a *BeginError, or ErrFinished.
 func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
+	if a.Purpose == ForSavepoint && s.engine.NoSavepoints() != nil {
+		return nil, s.noSavepoints(a.Opener.Name())
+	}
 	if err := s.Lock(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
@@ -82,8 +86,8 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 // nil where there is more to look at, by Use.
 func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 	s.mu.Lock()
-	if s.state == open && s.names == 0 && !s.closed.Load() && s.by == opener && !s.turn.Taken() {
-		s.running.Add(1)
+	if s.state == open && s.names == 0 && s.by == opener && !s.turn.Taken() {
+		s.startStatement()
 		tx, rollsBack = s.tx, s.EndsWithRollback()
 	}
 	s.mu.Unlock()
@@ -94,7 +98,7 @@ func (s *Slot) Join(opener Opener) (tx *sql.Tx, rollsBack bool) {
 func (s *Slot) give(a *Ask) {
 	a.RollsBack = s.EndsWithRollback()
 	if a.Purpose == ForStatement || a.Purpose == ForPrepare || a.Purpose == ForCommitting {
-		s.running.Add(1)
+		s.startStatement()
 	}
 	if a.Purpose == ForPrepare || a.Purpose == ForCaller || a.Purpose == WithOptions {
 		s.handedOut = true
@@ -231,15 +235,16 @@ func (s *Slot) startAfterBegin() {
 
 // startBegin reports whether a BEGIN may be sent, and notes that one is under way.
 func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
+	guarded := s.test == nil && a.Opener.Guarded() // in a test's transaction it is a savepoint already
 	s.mu.Lock()
-	closed := s.closed.Load()
-	if !closed {
-		s.by, s.opts, s.names, s.times, s.afterBegin = a.Opener, a.Options, 0, nil, false
+	may := s.state != closed
+	if may {
+		s.by, s.opts, s.names, s.times, s.guarded, s.afterBegin = a.Opener, a.Options, 0, nil, guarded, false
 		s.state, s.cancel = beginning, cancel
-		s.handedOut, s.doubtful = false, false
+		s.handedOut, s.doubtful, s.vanished = false, false, false
 	}
 	s.mu.Unlock()
-	return !closed
+	return may
 }
 
 // sendBegin sends BEGIN, and Guard's savepoint, or the savepoint in a test's
@@ -248,18 +253,40 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if s.test != nil {
 		return s.beginInTest(ctx, a.Nest)
 	}
-	tx, err := s.db.BeginTx(ctx, s.opts)
+	tx, err := s.beginTx(ctx)
 	if err != nil {
 		return nil, err
 	}
-	guarded := s.by.Guarded()
-	if guarded || a.AfterBegin != nil {
+	bySavepoint := s.guarded && s.engine.GuardsBySavepoint()
+	if bySavepoint || a.AfterBegin != nil {
 		s.setTx(tx) // before anything else runs: if that does not return, finishBegin rolls back what is set
 	}
-	if guarded {
+	if bySavepoint {
 		_, err = tx.ExecContext(ctx, guardSavepoint)
 	}
 	return tx, err
+}
+
+// beginTx sends BEGIN, without the read-only flag where the driver, or the server
+// (TiDB), would refuse it: a read-only transaction ends with ROLLBACK anyway.
+func (s *Slot) beginTx(ctx context.Context) (*sql.Tx, error) {
+	opts := s.opts
+	if opts != nil && opts.ReadOnly && s.engine.IgnoresReadOnly() {
+		opts = writable(opts)
+	}
+	if s.engine.KeepsRefused() {
+		return s.beginOnConn(ctx, opts)
+	}
+	tx, err := s.db.BeginTx(ctx, opts)
+	if err != nil && opts != nil && opts.ReadOnly && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
+		return s.db.BeginTx(ctx, writable(opts))
+	}
+	return tx, err
+}
+
+// writable returns a copy of opts without the read-only flag.
+func writable(opts *sql.TxOptions) *sql.TxOptions {
+	return Chosen(&sql.TxOptions{Isolation: opts.Isolation})
 }
 
 // guardName is that of Guard's savepoint.
@@ -267,9 +294,9 @@ const guardName = "sqlreq_guard"
 
 // The statements about Guard's savepoint, made once.
 var (
-	guardSavepoint  = dialect.Savepoint(guardName)
-	guardRelease    = dialect.Release(guardName)
-	guardRollbackTo = dialect.RollbackTo(guardName)
+	guardSavepoint  = dialect.Standard.Savepoint(guardName)
+	guardRelease    = dialect.Standard.Release(guardName)
+	guardRollbackTo = dialect.Standard.RollbackTo(guardName)
 )
 
 func (s *Slot) setTx(tx *sql.Tx) {
@@ -286,8 +313,8 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 		now := time.Now()
 		s.times = &Times{Asked: start, Wait: now.Sub(start), Began: now}
 	}
-	tx, closed := s.begun(a, tx, err == nil && inTime)
-	if err == nil && inTime && !closed {
+	tx, tooLate := s.begun(a, tx, err == nil && inTime)
+	if err == nil && inTime && !tooLate {
 		return tx, nil
 	}
 	refused := &BeginError{Key: a.Opener.Name(), Err: err}
@@ -295,11 +322,11 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 		refused.Err = context.Canceled // package unit replaces it by the error of the context that has ended
 	}
 	if tx != nil {
-		s.end(&ending{unit: a.Unit, refused: !s.afterBegin, late: closed || !inTime, cause: err})
+		s.end(&ending{unit: a.Unit, refused: !s.afterBegin, late: tooLate || !inTime, cause: err})
 		r := s.Result()
 		a.Refused = &r
 	}
-	if s.closed.Load() {
+	if s.isClosed() {
 		refused.Err = ErrFinished // Close has cancelled BEGIN: its error says nothing of the reason
 	}
 	return nil, refused
@@ -308,20 +335,22 @@ func (s *Slot) finishBegin(a *Ask, tx *sql.Tx, err error, start time.Time, inTim
 // begun notes that BEGIN has returned tx, nil if it did not, and reports whether the
 // slot was closed meanwhile. If not, Close finds the transaction from now on, and who
 // closes ends it; a is given it if it may be.
-func (s *Slot) begun(a *Ask, tx *sql.Tx, may bool) (_ *sql.Tx, closed bool) {
+func (s *Slot) begun(a *Ask, tx *sql.Tx, may bool) (_ *sql.Tx, tooLate bool) {
 	s.mu.Lock()
 	if tx != nil {
 		s.tx = tx
 	}
-	s.state = idle
 	if s.tx != nil {
-		s.state, s.number = open, a.Begins.Add(1)
+		s.to(open)
+		s.number = a.Begins.Add(1)
+	} else {
+		s.to(idle)
 	}
-	closed = s.closed.Load()
-	if may && !closed {
+	tooLate = s.state == closed
+	if may && !tooLate {
 		s.give(a)
 	}
 	tx = s.tx
 	s.mu.Unlock()
-	return tx, closed
+	return tx, tooLate
 }

@@ -152,7 +152,7 @@ func (w *world) isFree(t *testing.T, closed bool) {
 	t.Helper()
 	w.well()
 	if closed {
-		w.inState("idle closed")
+		w.inState("closed")
 		return
 	}
 	w.inState("idle")
@@ -271,7 +271,7 @@ func TestSlotCloseDuringBegin(t *testing.T) {
 			t.Errorf("got %v, want ErrFinished", err)
 		}
 		turns.Unlock(w.outer)
-		w.inState("idle closed")
+		w.inState("closed")
 		w.d.CheckLog(t, "BEGIN")
 	})
 }
@@ -284,7 +284,7 @@ func TestSlotStartBeginOfAClosed(t *testing.T) {
 	if tx != nil || err != ErrFinished {
 		t.Errorf("got %v, %v, want ErrFinished", tx, err)
 	}
-	w.inState("idle closed")
+	w.inState("closed")
 	w.d.CheckLog(t)
 }
 

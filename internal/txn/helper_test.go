@@ -63,6 +63,7 @@ type world struct {
 // kind is what the transactions of a slot are like.
 type kind struct {
 	test, guard, readOnly, serializable bool
+	engine                              Engine
 }
 
 func newWorld(t testing.TB, k kind) *world {
@@ -78,9 +79,9 @@ func newWorld(t testing.TB, k kind) *world {
 		w.outer = must(w.pool.BeginTx(background, nil))(t)
 		t.Cleanup(func() { w.outer.Rollback() })
 		names.Store(0) // so that the texts are known
-		w.Init(nil, w.outer)
+		w.Init(nil, w.outer, k.engine)
 	} else {
-		w.Init(w.pool, nil)
+		w.Init(w.pool, nil, k.engine)
 	}
 	w.d.Step = func(ctx context.Context, text string) error {
 		if fault, ok := w.faults.Load(text); ok {
@@ -136,9 +137,10 @@ func (w *world) save(ctx context.Context) *Savepoint {
 	return must(w.Save(ctx, background, w.tx, "k"))(w.t)
 }
 
-// finish ends the transaction as the end of a unit does.
+// finish closes the slot, if nobody has, and ends what is open.
 func (w *world) finish(well bool) {
-	if w.Slot.Close() {
+	w.Slot.Close()
+	if w.Open() {
 		w.End(well)
 	}
 }
@@ -159,22 +161,25 @@ func (w *world) describe() string {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	text := [...]string{"idle", "beginning", "open", "aborted"}[w.state]
+	text := [...]string{"idle", "beginning", "open", "aborted", "closed"}[w.state]
+	if w.state == closed && w.tx != nil { // what is open is to be ended by who has closed the slot
+		text = "closed, open"
+		if w.reason != nil {
+			text = "closed, aborted"
+		}
+	}
 	for p := w.innermost; p != nil; p = p.outer {
 		text += " saved"
-	}
-	if w.closed.Load() {
-		text += " closed"
 	}
 	if n := w.running.Load(); n != 0 {
 		text += fmt.Sprintf(", %d running", n)
 	}
 	switch wrong := text + turn; {
-	case (w.state == aborted) != (w.reason != nil):
+	case w.state != closed && (w.state == aborted) != (w.reason != nil), w.tx == nil && w.reason != nil:
 		return wrong + ", reason " + errText(w.reason)
-	case w.state != idle && w.cancel == nil:
+	case (w.state == beginning || w.tx != nil) && w.cancel == nil:
 		return wrong + ", without a cancel"
-	case w.state == idle && (w.tx != nil || w.innermost != nil):
+	case w.state == idle && w.tx != nil, w.tx == nil && w.innermost != nil:
 		return wrong + ", though something is open"
 	case (w.state == open || w.state == aborted) && w.tx == nil:
 		return wrong + ", though nothing is open"

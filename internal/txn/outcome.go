@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 )
 
@@ -53,9 +52,9 @@ func answerOf(err error) answer {
 		return done
 	case errors.Is(err, sql.ErrTxDone):
 		return over
-	case sqlerr.Gone(err):
+	case err == errNoneOpen, sqlerr.Gone(err):
 		return gone
-	case sqlerr.Answered(err):
+	case err == errDoomed, sqlerr.Answered(err):
 		return refused
 	}
 	return lost
@@ -67,11 +66,15 @@ type known struct {
 	aborted   bool // E of the package comment
 	handedOut bool // H of the package comment
 	readOnly  bool // it was to end well, which for a read-only one is a rollback
+	vanished  bool // a Savepoint was not there when it was to be gone back to
 }
 
 // judge says what became of a transaction, or of a savepoint. It is the table of
 // the package comment.
 func judge(s sent, a answer, k known) Outcome {
+	if s == sentRollback && k.vanished && (a == done || a == refused || a == lost) {
+		a = gone // MySQL drivers have a success for a ROLLBACK outside of a transaction
+	}
 	switch rollback := s == sentRollback || s == sentRollbackCheck; {
 	case rollback && a == over && k.late:
 		return RolledBack
@@ -166,7 +169,7 @@ func (s *Slot) end(e *ending) {
 
 // commit sends COMMIT, after Guard's check.
 func (s *Slot) commit(e *ending) {
-	if s.guarded() {
+	if s.guarded || s.engine.CommitCheck() != "" {
 		if s.send(e, sentCheck); e.answer != done {
 			if e.answer != over {
 				_ = s.rollback(e.unit)
@@ -181,7 +184,7 @@ func (s *Slot) commit(e *ending) {
 
 // rollBack sends ROLLBACK, after Guard's check.
 func (s *Slot) rollBack(e *ending) {
-	if !s.guarded() || e.refused {
+	if !s.guarded || e.refused || s.engine.CommitCheck() != "" { // the answer to ROLLBACK tells, where COMMIT's does not
 		if s.send(e, sentRollback); s.test != nil && (e.answer == gone || e.answer == lost) {
 			markDead(s.test.tx, e.err)
 		}
@@ -207,12 +210,16 @@ func (s *Slot) send(e *ending, what sent) {
 
 func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
+	case what == sentCheck && s.engine.CommitCheck() != "":
+		return s.execPatiently(unit, s.engine.CommitCheck())
+	case (what == sentCheck || what == sentRollbackCheck) && s.engine.StateQuery() != "":
+		return s.askState(unit, what == sentRollbackCheck)
 	case what == sentCheck:
 		return s.execPatiently(unit, guardRelease)
 	case what == sentRollbackCheck:
 		return s.execPatiently(unit, guardRollbackTo)
 	case s.test != nil && what == sentCommit:
-		return s.exec(context.Background(), dialect.Release(s.test.name)) // its COMMIT
+		return s.release(s.test.name, func(query string) error { return s.exec(context.Background(), query) }) // its COMMIT
 	case what == sentCommit:
 		return s.tx.Commit()
 	}
@@ -222,7 +229,7 @@ func (s *Slot) carryOut(unit context.Context, what sent) error {
 // rollback undoes the transaction.
 func (s *Slot) rollback(unit context.Context) error {
 	if s.test != nil {
-		return s.execPatiently(unit, dialect.RollbackTo(s.test.name), dialect.Release(s.test.name))
+		return s.execPatiently(unit, s.engine.RollbackTo(s.test.name), s.engine.Release(s.test.name))
 	}
 	defer giveUpAfter(unit, s.cancel)()
 	return s.tx.Rollback()
@@ -241,9 +248,37 @@ func (s *Slot) execPatiently(unit context.Context, queries ...string) error {
 	defer cancel()
 	defer giveUpAfter(unit, cancel)()
 	for _, query := range queries {
+		if query == "" {
+			continue // the engine has no such statement
+		}
 		if err := s.exec(ctx, query); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// What a query for the state of the transaction has told.
+var (
+	errNoneOpen = errors.New("there is no transaction any more")
+	errDoomed   = errors.New("the transaction can only be rolled back")
+)
+
+// askState is Guard's check where a query tells what became of the transaction. Before
+// a ROLLBACK it need not be sound.
+func (s *Slot) askState(unit context.Context, rollback bool) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer giveUpAfter(unit, cancel)()
+	var state int
+	err := s.tx.QueryRowContext(ctx, s.engine.StateQuery()).Scan(&state)
+	switch {
+	case err != nil:
+		return err
+	case state == 0:
+		return errNoneOpen
+	case state < 0 && !rollback:
+		return errDoomed
 	}
 	return nil
 }
@@ -292,7 +327,11 @@ func (s *Slot) settle(e *ending, asked time.Time) {
 	if s.times != nil {
 		s.times.Open, s.times.End = asked.Sub(s.times.Began), time.Since(asked)
 	}
+	tx := s.tx
 	s.note(e)
+	if s.engine.KeepsRefused() {
+		leaveConn(tx, e)
+	}
 	if s.test != nil {
 		s.test.unlock()
 	}
@@ -307,6 +346,7 @@ func (s *Slot) note(e *ending) {
 		aborted:   s.reason != nil || e.refused && !s.afterBegin, // nothing ran in one that nobody was given
 		handedOut: s.handedOut || s.doubtful,
 		readOnly:  e.well && !tried && e.cause == nil,
+		vanished:  s.vanished,
 	})
 	if outcome == Committed {
 		s.become(outcome, tried, nil)
@@ -331,7 +371,8 @@ func (s *Slot) become(outcome Outcome, tried bool, failed *failure) {
 	default:
 		s.stored = outcome == Ended // by a Commit, perhaps
 	}
-	s.state, s.tx, s.innermost, s.reason = idle, nil, nil, nil
+	s.to(idle)
+	s.tx, s.innermost, s.reason = nil, nil, nil
 	s.ended++
 }
 
@@ -396,18 +437,14 @@ func (s *Slot) Result() Result {
 // EndsWithRollback reports whether the transaction ends with ROLLBACK in any
 // case: a read-only one, so that nothing is persisted through it, also on a
 // driver that ignores the flag. PostgreSQL counts the reads of a serializable one
-// only at COMMIT.
+// only at COMMIT, which must not be sent where the flag was not.
 func (s *Slot) EndsWithRollback() bool {
-	return s.opts != nil && s.opts.ReadOnly && s.opts.Isolation != sql.LevelSerializable
+	return s.opts != nil && s.opts.ReadOnly && (s.opts.Isolation != sql.LevelSerializable || s.engine.IgnoresReadOnly())
 }
 
 // ReadOnly reports whether the open transaction, or the last one, was begun as a
 // read-only one. The caller has the turn, or has closed the slot.
 func (s *Slot) ReadOnly() bool { return s.opts != nil && s.opts.ReadOnly }
-
-// guarded reports whether the transaction is guarded by a savepoint. A test's
-// transaction has no need of it: each of the units is a savepoint already.
-func (s *Slot) guarded() bool { return s.test == nil && s.by.Guarded() }
 
 // doomed returns the reason why only a rollback is left, nil if there is none.
 func (s *Slot) doomed() error {

@@ -25,7 +25,7 @@ func TestRollbackInATestWaitsForStatements(t *testing.T) {
 	}
 	defer test.Rollback()
 	var s Slot
-	s.Init(nil, test)
+	s.Init(nil, test, 0)
 	unit, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ask := Ask{Opener: quietOpener{}, Purpose: ForStatement, Unit: unit, Begins: new(atomic.Int32)}

@@ -38,7 +38,7 @@ func TestRefusedBeginIsRolledBack(t *testing.T) {
 				Rollback: func() error { return rollback },
 			}
 			var s Slot
-			s.Init(fake.Open(t), nil)
+			s.Init(fake.Open(t), nil, 0)
 			a := &Ask{Opener: refusedOpener{}, Unit: t.Context(), Begins: new(atomic.Int32)}
 			_, err := s.Use(t.Context(), a)
 			var b *BeginError

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
+	"github.com/sqlreq/sqlreq/internal/sqlerr"
 )
 
 // savepointState is what became of a Savepoint.
@@ -120,6 +121,9 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	if key == "" && s.by != nil {
 		key = s.by.Name()
 	}
+	if err := s.noSavepoints(key); err != nil {
+		return nil, err
+	}
 	sp, isOpen := s.newSavepoint(ctx, unit, tx)
 	switch aborted := s.abortedBy(); {
 	case !isOpen:
@@ -130,12 +134,13 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 		return nil, fmt.Errorf("sqlreq: savepoint on key %q: its context is not that of the innermost open Savepoint; pass on the context that the function was given", key)
 	}
 	late := ctx.Err() != nil
-	if _, err := s.tx.ExecContext(ctx, dialect.Savepoint(sp.name)); err != nil {
+	if _, err := s.tx.ExecContext(ctx, s.engine.Savepoint(sp.name)); err != nil {
+		unknown := s.engine == dialect.Standard && !sqlerr.KnowsSavepoints(err)
 		if errors.Is(err, sql.ErrTxDone) {
-			err = endedError(s.by.Name())
+			err, unknown = endedError(s.by.Name()), false
 		}
 		s.Note(ctx, s.tx, late, err)
-		return nil, &SaveError{key, err}
+		return nil, &SaveError{key, unknown, err}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,15 +148,40 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	return sp, nil
 }
 
+// noSavepoints returns why the engine has none, nil if it has.
+func (s *Slot) noSavepoints(key string) error {
+	if err := s.engine.NoSavepoints(); err != nil {
+		return fmt.Errorf("sqlreq: savepoint on key %q: %w", key, err)
+	}
+	return nil
+}
+
+// release ends a savepoint and keeps what was done in it. Where there is no statement
+// for that it stays, and only a transaction that was ended through *sql.Tx is found out.
+func (s *Slot) release(name string, send func(query string) error) error {
+	if query := s.engine.Release(name); query != "" {
+		return send(query)
+	}
+	if endedOutside(s.tx) {
+		return sql.ErrTxDone
+	}
+	return nil
+}
+
 // SaveError is the error of a statement that was to begin a savepoint.
 type SaveError struct {
-	Key string
-	Err error
+	Key     string
+	Unknown bool // nothing is known of the engine
+	Err     error
 }
 
 // Error names the key.
 func (e *SaveError) Error() string {
-	return fmt.Sprintf("sqlreq: savepoint on key %q (close open rows first): %v", e.Key, e.Err)
+	hint := "close open rows first"
+	if e.Unknown {
+		hint += "; or this database has no savepoints, or spells them otherwise"
+	}
+	return fmt.Sprintf("sqlreq: savepoint on key %q (%s): %v", e.Key, hint, e.Err)
 }
 
 // Unwrap returns the error of the driver.
@@ -282,6 +312,7 @@ func (sp *Savepoint) rollBack(key string) error {
 		return sp.slot.Last().Err
 	}
 	outcome, err := sp.send(sentRollbackTo)
+	answer := answerOf(err) // calls methods of the driver's error: not under the mutex
 	sp.end(savepointRolledBack)
 	s := sp.slot
 	if outcome == RolledBack {
@@ -297,6 +328,7 @@ func (sp *Savepoint) rollBack(key string) error {
 	if s.reason == nil {
 		s.handedOut = true // no statement has told that the transaction had ended
 	}
+	s.vanished = s.test == nil && answer == gone // a test's transaction is found again, or not, by the savepoint around
 	s.abort(err)
 	return err
 }
@@ -307,9 +339,9 @@ func (sp *Savepoint) rollBack(key string) error {
 func (sp *Savepoint) send(what sent) (outcome Outcome, err error) {
 	s := sp.slot
 	if what == sentRelease {
-		err = s.execPatiently(sp.unit, dialect.Release(sp.name))
+		err = s.release(sp.name, func(query string) error { return s.execPatiently(sp.unit, query) })
 	} else {
-		err = s.execPatiently(sp.unit, dialect.RollbackTo(sp.name), dialect.Release(sp.name))
+		err = s.execPatiently(sp.unit, s.engine.RollbackTo(sp.name), s.engine.Release(sp.name))
 	}
 	outcome = judge(what, answerOf(err), known{})
 	if outcome == Ended {

@@ -11,11 +11,12 @@
 //	│   │   BEGIN failed, or came too late             │  ▼            │
 //	│   └───────────────────────────── End ────────────┴─ aborted ─────┘
 //	│                                                    (an error may have ended
-//	└─ Close: in every state, once and for good           it: no statement runs)
+//	└──▶ closed: by Close, from every state               it: no statement runs)
 //
-// A slot that is closed begins nothing any more, and what is open is ended by the
-// one who closed it, nobody else. A BEGIN that is under way is cancelled; if it
-// succeeds all the same, the goroutine that sent it rolls it back.
+// A slot that is closed stays closed, and begins nothing any more. What is open then
+// is ended by the one who has closed it, nobody else; if an error may end it
+// meanwhile, or has before, the slot's reason tells. A BEGIN that is under way is
+// cancelled; if it succeeds all the same, the goroutine that sent it rolls it back.
 //
 // # How a transaction ends
 //
@@ -60,7 +61,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //
 // "There is none" is the answer that there is no such savepoint or no transaction
-// (sqlerr.Gone). A read-only transaction that ends well ends with ROLLBACK; where
+// (sqlerr.Gone). ROLLBACK without Guard counts as answered with it after a ROLLBACK TO
+// a Savepoint was, whatever the driver says to ROLLBACK itself. A read-only transaction that ends well ends with ROLLBACK; where
 // that succeeds and no error may have ended it before, it counts as Committed.
 //
 // # Locks
@@ -84,6 +86,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/reason"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
 	"github.com/sqlreq/sqlreq/internal/turn"
@@ -107,7 +110,7 @@ func endedError(key string) error {
 	return reason.OfKey(key, ErrTxEnded, "%s", strings.TrimPrefix(ErrTxEnded.Error(), "sqlreq: "))
 }
 
-// state is that of a slot's transaction; see the package comment.
+// state is that of a slot; see the package comment.
 type state uint8
 
 const (
@@ -115,6 +118,7 @@ const (
 	beginning              // BEGIN is under way
 	open
 	aborted // open, but an error may have ended it: only a rollback is left
+	closed  // for good; what is open is to be ended by who has closed the slot
 )
 
 // Opener is who begins a transaction: a key. Two of them are the same if they are equal.
@@ -135,28 +139,31 @@ type Slot struct {
 	// written with mu as well, so that either is enough to read it.
 	turn       turn.Turn
 	by         Opener         // that began the transaction, the last one if none is open; written by startBegin
-	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
 	opts       *sql.TxOptions // it was begun with; written by startBegin
 	times      *Times         // nil if nobody wants to know; written by finishBegin, what it points to by settle
 	number     int32          // in the order of the unit's BEGINs; written by begun
 	names      int32          // how many names of savepoints were used in the transaction; written by startBegin and newSavepoint
+	guarded    bool           // by a savepoint of its own; written by startBegin
+	afterBegin bool           // an AfterBegin has run, or runs, in the transaction
+	engine     Engine         // set by Init
 
 	running atomic.Int32 // statements of keys under way in the transaction; grows with the mutex or the turn
 	awaited atomic.Bool  // somebody waits until running is 0; written with the mutex
-	closed  atomic.Bool  // from false to true, once, by Close, with the mutex
 
 	mu        sync.Mutex         // guards what follows
-	state     state              // written by the turn's holder, and by Note: open to aborted
+	state     state              // written by to: for the turn's holder, for Note (open to aborted), and for Close
 	outcome   Outcome            // of the last transaction that has ended; written by End
 	tried     bool               // COMMIT was tried for it; written by End
 	stored    bool               // something of it is stored, or may be; written by End
+	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
+	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
+	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
+	vanished  bool               // there was no such savepoint when one was to be gone back to; written by startBegin and Savepoint
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
 	tx        *sql.Tx            // nil when none is open; written by who has the turn or has closed the slot, who reads it without the mutex
 	innermost *Savepoint         // the innermost open one
-	reason    error              // why the state is aborted, otherwise nil
-	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
-	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
+	reason    error              // why the transaction is aborted, otherwise nil; the state, unless it is closed, says the same
 	quiet     chan struct{}      // closed when no statement is under way; nil if nobody waits for that
 	failed    *failure           // why the last transaction did not end as asked; nil if it did; written by End
 }
@@ -173,9 +180,20 @@ type Times struct {
 	End   time.Duration // of COMMIT or ROLLBACK
 }
 
+// Engine is what is known of the database engine of a pool.
+type Engine = dialect.Dialect
+
+// EngineOf returns that of db, or of a test's open transaction.
+func EngineOf(db *sql.DB, tx *sql.Tx) Engine {
+	if tx != nil {
+		return dialect.OfTx(tx)
+	}
+	return dialect.Of(db)
+}
+
 // Init makes s a slot on db, or on a test's open transaction.
-func (s *Slot) Init(db *sql.DB, tx *sql.Tx) {
-	s.db = db
+func (s *Slot) Init(db *sql.DB, tx *sql.Tx, engine Engine) {
+	s.db, s.engine = db, engine
 	if tx != nil {
 		s.test = &testTx{tx: tx}
 	}
@@ -191,14 +209,30 @@ func (s *Slot) DB() *sql.DB { return s.db }
 // from it until Unlock. It returns the error of the context that ended before,
 // or ErrFinished.
 func (s *Slot) Lock(ctx, unit context.Context) error {
-	if err := s.turn.LockEither(ctx, unit); err != nil {
-		return err
+	if !s.turn.TryLock() {
+		if err := s.turn.LockEither(ctx, unit); err != nil {
+			return err
+		}
 	}
-	if s.closed.Load() {
+	if s.isClosed() {
 		s.turn.Unlock()
 		return ErrFinished
 	}
 	return nil
+}
+
+func (s *Slot) isClosed() bool {
+	s.mu.Lock()
+	is := s.state == closed
+	s.mu.Unlock()
+	return is
+}
+
+// to changes the state, but for that of a closed slot. The caller holds s.mu.
+func (s *Slot) to(next state) {
+	if s.state != closed {
+		s.state = next
+	}
 }
 
 // TryLock is Lock where that needs no wait, and reports whether it is so. It does
@@ -227,7 +261,7 @@ func (s *Slot) Sound() bool {
 func (s *Slot) Begun() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tx != nil || s.state == beginning && !s.closed.Load()
+	return s.tx != nil || s.state == beginning
 }
 
 // Busy reports whether a transaction is open, or being begun, ended or nested.
@@ -259,9 +293,10 @@ func (s *Slot) InSavepoint() bool {
 }
 
 // Close keeps everybody from the transaction for good, and reports whether one
-// is open: it is the caller's to end. A BEGIN under way is cancelled and not waited
-// for: it may take long, and whoever sent it ends what it began. Close waits for a
-// Commit, a Rollback, and the begin or the end of a Savepoint.
+// is open: it is the caller's to end. Where the slot is closed already it is not. A
+// BEGIN under way is cancelled and not waited for: it may take long, and whoever sent
+// it ends what it began. Close waits for a Commit, a Rollback, and the begin or the
+// end of a Savepoint.
 func (s *Slot) Close() (isOpen bool) {
 	isOpen, wait := s.shut()
 	if !wait {
@@ -282,8 +317,12 @@ func (s *Slot) Shut() { s.shut() }
 func (s *Slot) shut() (isOpen, wait bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed.Store(true)
-	if s.state == beginning {
+	was := s.state
+	s.state = closed
+	switch was {
+	case closed:
+		return false, false
+	case beginning:
 		s.cancel()
 		return false, false
 	}
@@ -304,10 +343,14 @@ func (s *Slot) Note(ctx context.Context, tx *sql.Tx, late bool, err error) {
 		return
 	}
 	s.abort(err)
-	if s.running.Load() > 1 {
-		s.handedOut = true // what ran beside it may have run after the end
+	if s.overlap {
+		s.handedOut = true // what ran beside it may have run after the end, and may have returned before this
 	}
 }
+
+// startStatement notes that a statement of a key is under way, until Done. The caller
+// holds s.mu.
+func (s *Slot) startStatement() { s.overlap = s.running.Add(1) > 1 }
 
 // Done ends what Use began for a statement: the statement has returned.
 func (s *Slot) Done() {
@@ -326,13 +369,14 @@ func (s *Slot) becomeQuiet() {
 	}
 }
 
+// Running reports whether a statement of a key is under way. In a slot that is closed
+// none comes any more.
+func (s *Slot) Running() bool { return s.running.Load() > 0 }
+
 // Quiet waits until no statement of a key is under way. The caller has the turn,
 // or has closed the slot, so that none comes meanwhile. If the unit's context or
 // ctx ends first it returns the error of that.
 func (s *Slot) Quiet(ctx, unit context.Context) error {
-	if s.closed.Load() && s.running.Load() == 0 {
-		return nil // Close has taken the mutex since the last one began
-	}
 	quiet := s.whenQuiet()
 	if s.running.Load() == 0 {
 		return nil
@@ -363,10 +407,16 @@ func (s *Slot) whenQuiet() <-chan struct{} {
 }
 
 // abort notes that only a rollback is left. The caller holds s.mu.
-func (s *Slot) abort(err error) { s.state, s.reason = aborted, err }
+func (s *Slot) abort(err error) {
+	s.to(aborted)
+	s.reason = err
+}
 
 // sound notes that the transaction is known to be alive. The caller holds s.mu.
-func (s *Slot) sound() { s.state, s.reason = open, nil }
+func (s *Slot) sound() {
+	s.to(open)
+	s.reason, s.vanished = nil, false
+}
 
 // abortedBy returns why only a rollback is left, nil if that is not so.
 func (s *Slot) abortedBy() error {

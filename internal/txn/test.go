@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"weak"
 
-	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/turn"
 )
 
@@ -78,7 +77,7 @@ func (s *Slot) beginInTest(ctx context.Context, within func() *Nest) (*sql.Tx, e
 		return nil, err
 	}
 	t.name = fmt.Sprintf("sqlreq_tx_%d", names.Add(1))
-	if _, err := t.tx.ExecContext(ctx, dialect.Savepoint(t.name)); err != nil {
+	if _, err := t.tx.ExecContext(ctx, s.engine.Savepoint(t.name)); err != nil {
 		return nil, err
 	}
 	laid = true
@@ -107,6 +106,22 @@ func (t *testTx) lock(ctx context.Context, within func() *Nest) error {
 	err := turns.Lock(ctx, t.tx)
 	t.has = err == nil
 	return err
+}
+
+// CloseNest waits for what nests in the savepoint of a test's transaction, which is to
+// end now: an explicit end, whose wait its own context ends too. Then nothing has
+// changed. The caller has the turn.
+func (s *Slot) CloseNest(ctx, unit context.Context) error {
+	if s.test == nil {
+		return nil
+	}
+	nest := s.test.nest
+	if err := nest.turn.LockEither(ctx, unit); err != nil {
+		return err
+	}
+	defer nest.turn.Unlock()
+	nest.over.Store(true)
+	return nil
 }
 
 // closeNest waits for what nests in the savepoint, which is about to end, or for

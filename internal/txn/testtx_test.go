@@ -12,7 +12,7 @@ import (
 // beside is another slot on the test's transaction of w.
 func (w *world) beside(nest func() *Nest) *world {
 	other := &world{t: w.t, outer: w.outer, key: key{"other", false}, nest: nest}
-	other.Init(nil, w.outer)
+	other.Init(nil, w.outer, 0)
 	return other
 }
 

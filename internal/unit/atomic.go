@@ -28,7 +28,7 @@ func (u *Unit) Atomic(ctx, at context.Context, fn func(context.Context) error) e
 	}()
 	err = fn(g.Context(ctx))
 	returned = true
-	if inner := u.used.Load().atomic.Load(); inner != g {
+	if inner := u.group(); inner != g {
 		u.fail(at, errInnerOpen) // what is inside of it would stay, or be undone, by halves
 		return errors.Join(err, errInnerOpen, u.undo(g))
 	}
@@ -64,12 +64,12 @@ func (u *Unit) openGroup(outer *txn.Group) (g *txn.Group, entered bool, err erro
 	if err := u.refused(); err != nil {
 		return nil, false, err
 	}
-	use := u.use()
-	if use.atomic.Load() != outer {
+	rare := u.rare()
+	if rare.group.Load() != outer {
 		return nil, false, nil
 	}
 	g = txn.NewGroup(u, u.host.Context(), outer)
-	use.atomic.Store(g)
+	rare.group.Store(g)
 	return g, true, nil
 }
 
@@ -78,10 +78,9 @@ func (u *Unit) openGroup(outer *txn.Group) (g *txn.Group, entered bool, err erro
 func (u *Unit) leaveAtomic(g *txn.Group) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use := u.used.Load()
 	rest := g.Leave()
-	if use.atomic.Load() == g {
-		use.atomic.Store(rest)
+	if rare := u.rare(); rare.group.Load() == g {
+		rare.group.Store(rest)
 	}
 }
 
@@ -90,13 +89,25 @@ var errStillOpen = errors.New("sqlreq: an Atomic is still open, nothing is commi
 // failInAtomic makes a unit that ends fail if an Atomic is open in it: nobody knows
 // whether its hooks count. Where a transaction is open its savepoint tells that.
 func (u *Unit) failInAtomic(open []*txn.Slot) {
-	if len(open) == 0 && u.used.Load().atomic.Load() != nil {
+	if len(open) == 0 && u.group() != nil {
 		u.failByItself(errStillOpen)
 	}
 }
 
+// group returns the innermost Atomic that is open, nil if none is.
+func (u *Unit) group() *txn.Group {
+	rare := u.ifRare()
+	if rare == nil {
+		return nil
+	}
+	return rare.group.Load()
+}
+
 // GroupFor is groupFor for a transaction that is about to be begun.
 func (u *Unit) GroupFor(ctx context.Context, o txn.Opener) (*txn.Group, error) {
+	if u.ifRare() == nil {
+		return nil, nil // there was no Atomic, and ctx is not that of one
+	}
 	s := o.(*Source)
 	if txn.Inside(ctx).Undone(u, nil) {
 		return nil, undoneError(s.Name())
@@ -107,11 +118,7 @@ func (u *Unit) GroupFor(ctx context.Context, o txn.Opener) (*txn.Group, error) {
 // groupFor returns the innermost group that is open, nil if none is, and an error
 // if ctx is not inside of it: what is done would be undone with it.
 func (u *Unit) groupFor(ctx context.Context, s *Source) (*txn.Group, error) {
-	use := u.used.Load()
-	if use == nil {
-		return nil, nil
-	}
-	g := use.atomic.Load()
+	g := u.group()
 	if g == nil || g.Has(ctx) {
 		return g, nil
 	}

@@ -166,8 +166,8 @@ func (d *decision) call(f *before) error {
 // decide runs the functions of every open transaction when the program has
 // returned. It reports whether what is open may be committed.
 func (u *Unit) decide() bool {
-	if u.used.Load() == nil {
-		return true
+	if u.ifRare() == nil {
+		return true // there are none
 	}
 	if u.waitForDecisions() != nil || !u.startDeciding() {
 		return true
@@ -214,9 +214,6 @@ func (u *Unit) firstDecision() *decision {
 
 // startDeciding reports whether there are functions to run.
 func (u *Unit) startDeciding() bool {
-	if u.ifRare() == nil {
-		return false
-	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.state >= ending || u.indexOfNext(nil) < 0 {
@@ -249,15 +246,15 @@ func (u *Unit) mayEndNow(ctx context.Context, what, key string, slot *txn.Slot, 
 	inside := u.decisionIn(ctx) != nil
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	use, rare := u.used.Load(), u.ifRare()
+	rare := u.ifRare()
 	switch {
-	case use == nil:
-		return nil
-	case inside, u.state == deciding, rare != nil && slices.ContainsFunc(rare.deciding, func(d *decision) bool {
+	case rare == nil:
+		return nil // there is neither
+	case inside, u.state == deciding, slices.ContainsFunc(rare.deciding, func(d *decision) bool {
 		return d != own && (d.slot == nil || slot == nil || d.slot == slot)
 	}):
 		return fmt.Errorf("sqlreq: %s on key %q while BeforeCommit functions run; return from them first", what, key)
-	case use.atomic.Load() != nil:
+	case u.group() != nil:
 		return fmt.Errorf("sqlreq: %s on key %q inside of an Atomic; return from its function first", what, key)
 	}
 	return nil

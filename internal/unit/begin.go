@@ -23,22 +23,16 @@ type Open struct {
 // Begin returns the transaction of b, begun if there is none. at is the context
 // of the registry that bound it. opts counts with txn.WithOptions only.
 func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
-	if s := u.known(b); s == nil || s.choice != nil { // otherwise its slot says so
-		if err := u.Refused(); err != nil {
-			return Open{}, err
-		}
-	}
-	s, err := u.resolve(ctx, at, b, why != txn.WithOptions)
+	s, err := u.resolve(ctx, at, b, need{transaction: true, options: why != txn.WithOptions})
 	if err != nil {
 		return Open{}, err
 	}
-	use := u.used.Load()
-	if use.atomic.Load() != nil {
+	if u.group() != nil {
 		if _, err := u.groupFor(ctx, s); err != nil {
 			return Open{}, err
 		}
 	}
-	if why == txn.ForStatement && use.begins.Load() > 0 {
+	if why == txn.ForStatement && u.hasBegun() {
 		if tx, rollsBack := s.slot.Join(s); tx != nil {
 			return Open{tx, rollsBack, u, s}, nil
 		}
@@ -48,13 +42,9 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 
 // begin is Begin for what has more to look at.
 func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
-	ask := txn.Ask{
-		Opener:  s,
-		Purpose: why,
-		Timed:   s.Observed(),
-		Unit:    u.host.Context(),
-		Begins:  &u.used.Load().begins,
-	}
+	var ask txn.Ask // field by field: a composite literal would be built apart and copied
+	ask.Opener, ask.Purpose, ask.Timed = s, why, s.Observed()
+	ask.Unit, ask.Begins, ask.Groups = u.host.Context(), &u.used.Load().begins, u
 	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
 	} else {
@@ -66,18 +56,19 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
-	ask.Groups = u
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) error { return u.askAfterBegin(ctx, at, s, tx) }
 	}
-	done, err := u.mayUse(ctx, s)
-	if err != nil {
-		return Open{}, u.beginFailed(ctx, s, err)
+	if u.asksNow() {
+		done, err := u.mayUse(ctx, s)
+		if err != nil {
+			return Open{}, u.beginFailed(ctx, s, err)
+		}
+		defer done()
 	}
-	defer done()
-	o, err := u.useSlot(ctx, s, ask)
+	o, err := u.useSlot(ctx, s, &ask)
 	for n := 1; err != nil && u.persists(ctx, err, n); n++ {
-		o, err = u.useSlot(ctx, s, ask)
+		o, err = u.useSlot(ctx, s, &ask)
 	}
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
@@ -85,11 +76,11 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	return o, nil
 }
 
-// useSlot asks the slot of s. Each call has its own ask, in which the slot notes what
-// became of it.
-func (u *Unit) useSlot(ctx context.Context, s *Source, ask txn.Ask) (Open, error) {
-	defer u.noteRefused(s, &ask) // also if AfterBegin does not return
-	tx, err := s.slot.Use(ctx, &ask)
+// useSlot asks the slot of s. The slot notes in ask what became of it.
+func (u *Unit) useSlot(ctx context.Context, s *Source, ask *txn.Ask) (Open, error) {
+	ask.Refused = nil
+	defer u.noteRefused(s, ask) // also if AfterBegin does not return
+	tx, err := s.slot.Use(ctx, ask)
 	return Open{tx, ask.RollsBack, u, s}, err
 }
 
@@ -122,11 +113,14 @@ func (u *Unit) beginOf(s *Source) *asked {
 // mayUse returns an error if a use of s with ctx, which takes the slot's turn, would
 // wait for itself: one in an AfterBegin, or in a Route that another one waits for.
 func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
-	if u.used.Load().asking.Load() == 0 || askingIn(ctx) == nil {
+	if !u.asksNow() || askingIn(ctx) == nil {
 		return nothing, nil
 	}
 	return u.mayWait(ctx, u.beginOf(s))
 }
+
+// asksNow reports whether a function of the program is being asked.
+func (u *Unit) asksNow() bool { return u.used.Load().asking.Load() > 0 }
 
 // Begun reports whether a transaction is open, or being begun, on the database of b.
 func (u *Unit) Begun(b Binding) bool {
@@ -135,7 +129,7 @@ func (u *Unit) Begun(b Binding) bool {
 	if u.refused() != nil {
 		return false
 	}
-	db, tx := b.Pool()
+	db, tx, _ := b.Pool()
 	if s := u.known(b); s != nil {
 		return s.slot != nil && s.slot.Begun()
 	}
@@ -271,7 +265,7 @@ func (u *Unit) beginFailed(ctx context.Context, s *Source, err error) error {
 func (u *Unit) noteTimedOut() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.use().timedOut = true
+	u.timedOut = true
 }
 
 // ofContext makes err the error of the context that ended, if one has: that of
@@ -307,7 +301,7 @@ func (u *Unit) Met(err error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.use().sawConflict = true
+	u.sawConflict = true
 }
 
 // Done ends what Begin began for a statement: the statement has returned.

@@ -55,7 +55,7 @@ func TestUnitBeginFails(t *testing.T) {
 				if errText(err) != row.err || !errors.Is(err, row.is) || !errors.As(err, &begin) || o != (Open{}) {
 					t.Errorf("got %v, %v, want %s", o, err, row.err)
 				}
-				if errors.As(err, &unavailable) != row.unavailable || w.SawConflict() != row.conflict || w.used.Load().timedOut != row.unavailable {
+				if errors.As(err, &unavailable) != row.unavailable || w.SawConflict() != row.conflict || w.timedOut != row.unavailable {
 					t.Errorf("unavailable %v, conflict %v", unavailable, w.SawConflict())
 				}
 				if w.Err() != nil {

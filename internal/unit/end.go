@@ -32,10 +32,13 @@ func (u *Unit) finish(commit bool) error {
 	}
 	started := false
 	for !started {
-		commit = commit && u.decide()
+		decides := commit      // if a BeforeCommit function is there
+		if u.ifRare() != nil { // otherwise none is there yet
+			commit = commit && u.decide()
+			decides = commit && u.gone() == nil // not asked under the mutex
+		}
 		var again bool
-		commits := commit && u.gone() == nil // not asked under the mutex
-		if started, again = u.startEnding(commits); !started && !again {
+		if started, again = u.startEnding(decides); !started && !again {
 			return u.result()
 		}
 	}
@@ -51,7 +54,9 @@ func (u *Unit) finish(commit bool) error {
 // endClosed ends what is open in the slots, which are closed. Who wants to know of
 // the end is told also if a driver does not return.
 func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
-	defer u.tellEnd()
+	if u.ifRare() != nil { // otherwise nobody has asked for it, and nobody can any more
+		defer u.tellEnd()
+	}
 	if commit {
 		u.waitForStatements(open)
 		u.failInAtomic(open)
@@ -70,12 +75,12 @@ func (u *Unit) endUnused() bool {
 	return unused
 }
 
-// startEnding reports whether there is anything to end. again is true if it is to be
-// committed, and a BeforeCommit function is to run first, or runs.
-func (u *Unit) startEnding(commit bool) (started, again bool) {
+// startEnding reports whether there is anything to end. again is true if decides is,
+// and a BeforeCommit function is to run first, or runs.
+func (u *Unit) startEnding(decides bool) (started, again bool) {
 	u.mu.Lock()
 	if u.state < ending {
-		again = commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)
+		again = decides && u.ifRare() != nil && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)
 		started = !again
 	}
 	if started {
@@ -100,9 +105,8 @@ func (u *Unit) closeSlots(open []*txn.Slot) []*txn.Slot {
 // about the transactions counts. The wait ends with the unit's context, and then
 // nothing is committed.
 func (u *Unit) waitForStatements(open []*txn.Slot) {
-	ctx := u.host.Context()
 	for _, s := range open {
-		if s.Quiet(ctx, ctx) != nil {
+		if s.Running() && s.Quiet(u.host.Context(), u.host.Context()) != nil {
 			return
 		}
 	}
@@ -139,7 +143,7 @@ func (u *Unit) gone() (err error) {
 // gaveUp reports whether the program waited for a transaction in vain and then
 // answered nothing: an empty 200, or the nil of a Do, would be a lie.
 func (u *Unit) gaveUp() bool {
-	return u.askUsed(func(use *used) bool { return use.timedOut }) && !u.host.Answered()
+	return u.hasTimedOut() && !u.host.Answered()
 }
 
 // endAll ends the open transactions, until one fails: the rest are rolled back
@@ -163,8 +167,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool
 	}()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, nil, commit, committed, results)
-		commit = commit && r.Err == nil
+		commit = u.end(s, nil, commit, committed, results) == nil && commit
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
@@ -219,24 +222,25 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 		return
 	}
 	defer u.rollBack(open[1:], results)
-	u.end(open[0], nil, false, nil, results)
+	_ = u.end(open[0], nil, false, nil, results)
 }
 
 // end ends the transaction of s; at is the context of who fails if that does, nil for
-// that of the key that began it. The Err of the result is that for the program. It is
-// added to results if somebody wants to know, also if a driver does not return. The
+// that of the key that began it. The error is that for the program. What became of it
+// is added to results if somebody wants to know, also if a driver does not return. The
 // caller has the turn, or has closed s.
-func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
+func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (err error) {
 	defer func() {
-		r = s.Result()
+		r := s.Result()
 		u.noteEnd(s, &r, at, committed)
 		u.dropBefores(s)
 		if r.Times != nil { // somebody wants to know
 			*results = append(*results, r)
 		}
+		err = r.Err
 	}()
 	s.End(u.host.Context(), well)
-	return r
+	return nil
 }
 
 // noteEnd notes what became of the transaction that has ended in s, and makes the
@@ -248,6 +252,9 @@ func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed
 		u.loseRecord()
 	default:
 		u.Keep()
+	}
+	if r.Outcome == txn.Committed {
+		return
 	}
 	if r.Outcome == txn.Unknown {
 		u.takeHooks(s) // they are dropped: neither kind runs
@@ -267,7 +274,7 @@ func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed
 func (u *Unit) noteCommitFailed() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.use().commitFailed = true
+	u.rare().commitFailed = true
 }
 
 func (u *Unit) noteUnknown(err error) {
@@ -299,7 +306,7 @@ func (u *Unit) EndNow(ctx, at, bound context.Context, b Binding, commit bool) er
 	if busy, err := u.busy(); !busy {
 		return err
 	}
-	s, err := u.resolve(ctx, bound, b, false) // another key may have begun on the same pool
+	s, err := u.resolve(ctx, bound, b, need{}) // another key may have begun on the same pool
 	if err != nil {
 		return err
 	}
@@ -396,8 +403,13 @@ func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, 
 			}
 		}
 	}
-	r := u.end(s.slot, e.at, e.commit, nil, &e.results)
-	return u.takeHooks(s.slot), false, r.Err
+	if err := s.slot.CloseNest(ctx, u.host.Context()); err != nil && e.commit {
+		return nil, false, u.refuse(e.at, s, err)
+	} else if err != nil {
+		return nil, false, err
+	}
+	err = u.end(s.slot, e.at, e.commit, nil, &e.results)
+	return u.takeHooks(s.slot), false, err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/sqlreq/sqlreq/internal/modeltest/mysqlite"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
@@ -528,4 +529,26 @@ func TestUnitEndNowPanic(t *testing.T) {
 			w.Finish(200)
 		}
 	}
+}
+
+// What another goroutine has begun beside a Hijack is ended by that alone, also if
+// the unit ends while its ROLLBACK is under way.
+func TestEndBesideAHijack(t *testing.T) {
+	w := newWorld(t)
+	a := w.bind("a")
+	w.begin(a)
+	sent := fakedb.NewPoint()
+	w.at("a: ROLLBACK", func(context.Context) error { sent.Wait(); return nil })
+	over := make(chan struct{})
+	go func() {
+		w.Hijacked()
+		close(over)
+	}()
+	sent.Reached()
+	if err := w.Finish(101); err != nil {
+		t.Error(err)
+	}
+	sent.Release()
+	<-over
+	w.check("a: BEGIN; a: ROLLBACK; a was rolled back")
 }

@@ -139,6 +139,7 @@ type binding struct {
 	guard    bool
 	db       *sql.DB
 	tx       *sql.Tx
+	engine   txn.Engine
 	route    func(ctx, at context.Context) (*sql.DB, error)
 	options  func(ctx, at context.Context) *sql.TxOptions
 	named    func() // called by Name
@@ -174,10 +175,10 @@ func (b *binding) Name() string {
 	return b.name
 }
 
-func (b *binding) Guarded() bool               { return b.guard }
-func (b *binding) Pool() (*sql.DB, *sql.Tx)    { return b.db, b.tx }
-func (b *binding) Chooses() (route, opts bool) { return b.route != nil, b.options != nil }
-func (b *binding) Observed() bool              { return b.observed }
+func (b *binding) Guarded() bool                        { return b.guard }
+func (b *binding) Pool() (*sql.DB, *sql.Tx, txn.Engine) { return b.db, b.tx, b.engine }
+func (b *binding) Chooses() (route, opts bool)          { return b.route != nil, b.options != nil }
+func (b *binding) Observed() bool                       { return b.observed }
 
 func (b *binding) AskRoute(ctx, at context.Context) (*sql.DB, error) {
 	_ = b.w.note(ctx, b.name+": Route")

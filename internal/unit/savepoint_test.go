@@ -33,7 +33,7 @@ func TestUnitSavepoint(t *testing.T) {
 		{"an error", "", fails(errConflict), "returned", "conflict", save1 + "; fn; " + rollbackTo1 + "; " + release1, ""},
 		{"a panic", "", panics, "panicked", "", save1 + "; fn; " + rollbackTo1 + "; " + release1, ""},
 		{"an exit", "", exits, "exited", "", save1 + "; fn; " + rollbackTo1 + "; " + release1, ""},
-		{"SAVEPOINT fails", save1, nil, "returned", `sqlreq: savepoint on key "a" (close open rows first): plain`, save1, ""},
+		{"SAVEPOINT fails", save1, nil, "returned", `sqlreq: savepoint on key "a" (close open rows first; or this database has no savepoints, or spells them otherwise): plain`, save1, ""},
 		{"RELEASE fails", release1, nil, "returned", releaseFailed, save1 + "; fn; " + release1 + "; " + rollbackTo1 + "; " + release1, ""},
 		{"RELEASE fails twice", release1 + "!", nil, "returned", releaseFailed + "\n" + rollbackFailed, save1 + "; fn; " + release1 + "; " + rollbackTo1 + "; " + release1,
 			`sqlreq: key "a": an earlier error may have ended the transaction, it was rolled back: ` + rollbackFailed},

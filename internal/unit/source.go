@@ -47,16 +47,23 @@ func (s *Source) options() *sql.TxOptions {
 	return s.choice.opts
 }
 
-// resolve returns the source of b with its slot known, and its options if opts is true.
-func (u *Unit) resolve(ctx, at context.Context, b Binding, opts bool) (*Source, error) {
+// need is what a key is used for.
+type need struct {
+	transaction bool // in a unit that is over, or hijacked, there is none
+	options     bool // the transaction's, from the binding
+}
+
+// resolve returns the source of b with its slot known, and its options if they are
+// needed.
+func (u *Unit) resolve(ctx, at context.Context, b Binding, n need) (*Source, error) {
 	if s := u.known(b); s != nil && s.choice == nil {
-		return s, nil // the way of most uses: no lock
+		return s, nil // the way of most uses: no lock; whether the unit is over its slot says
 	}
-	s, chosen, err := u.source(at, b, opts)
+	s, chosen, err := u.source(at, b, n)
 	if err != nil || chosen {
 		return s, err
 	}
-	return s, u.choose(ctx, at, s, opts)
+	return s, u.choose(ctx, at, s, n.options)
 }
 
 // known returns the source of b in the unit, nil if there is none yet.
@@ -73,10 +80,15 @@ func (u *Unit) known(b Binding) *Source {
 }
 
 // source returns the source of b in the unit, a new one if there is none.
-func (u *Unit) source(at context.Context, b Binding, opts bool) (s *Source, chosen bool, err error) {
+func (u *Unit) source(at context.Context, b Binding, n need) (s *Source, chosen bool, err error) {
 	u.mu.Lock()
-	s, err = u.sourceOf(at, b)
-	chosen = err == nil && s.chosen(opts)
+	if n.transaction {
+		err = u.refused()
+	}
+	if err == nil {
+		s, err = u.sourceOf(at, b)
+	}
+	chosen = err == nil && s.chosen(n.options)
 	u.mu.Unlock()
 	return s, chosen, err
 }
@@ -96,8 +108,8 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 		s = new(Source)
 	}
 	s.Binding, s.at = b, at
-	if db, tx := b.Pool(); db != nil || tx != nil {
-		s.slot = u.slotOf(use, db, tx)
+	if db, tx, engine := b.Pool(); db != nil || tx != nil {
+		s.slot = u.slotOf(use, db, tx, engine)
 	}
 	if route, options := b.Chooses(); route || options {
 		s.choice = &choice{routed: !route, opted: !options, asked: asked{function: "Route or TxOptions", binding: b}}
@@ -114,7 +126,7 @@ func (u *Unit) sourceOf(at context.Context, b Binding) (*Source, error) {
 
 // slotOf returns the slot on db, or on a test's transaction: several keys may
 // share it. The caller holds the unit's mutex.
-func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx) *txn.Slot {
+func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx, engine txn.Engine) *txn.Slot {
 	for s := use.slots; s != nil; s = s.next {
 		if s.Of(db, tx) {
 			return &s.Slot
@@ -127,7 +139,7 @@ func (u *Unit) slotOf(use *used, db *sql.DB, tx *sql.Tx) *txn.Slot {
 		s = &slot{next: use.slots.next}
 		use.slots.next = s
 	}
-	s.Init(db, tx)
+	s.Init(db, tx, engine)
 	if u.state == hijacked {
 		s.Shut() // it is there for DB only
 	}
@@ -174,6 +186,10 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	if err == nil && db == nil {
 		err = errors.New("the Route returned no *sql.DB and no error")
 	}
+	engine := txn.EngineOf(db, nil)
+	if err == nil {
+		err = engine.Refuses(s.Guarded(), false)
+	}
 	if err != nil {
 		err = u.beginFailed(ctx, s, err)
 		if ctx.Err() != nil {
@@ -187,14 +203,14 @@ func (u *Unit) route(ctx, at context.Context, s *Source) error {
 	}
 	s.choice.routed, s.choice.err = true, err
 	if err == nil {
-		s.slot = u.slotOf(u.use(), db, nil)
+		s.slot = u.slotOf(u.use(), db, nil, engine)
 	}
 	return err
 }
 
 // DB returns the pool of b, chosen now if it is not yet.
 func (u *Unit) DB(ctx, at context.Context, b Binding) (*sql.DB, error) {
-	s, err := u.resolve(ctx, at, b, false)
+	s, err := u.resolve(ctx, at, b, need{})
 	if err != nil {
 		return nil, err
 	}

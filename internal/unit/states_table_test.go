@@ -33,7 +33,7 @@ var states = map[string][]stateRow{
 		{"RollbackOnly", "ok", "", "running unused failed: conflict"},
 		{"Keep", "", "", "running unused committed"},
 		{"Join", "1", "", "running"},
-		{"Met", "", "", "running conflict"},
+		{"Met", "", "", "running unused conflict"},
 	},
 	"used": {
 		{"questions", "false false false false false \"a\" false 0", "", "running"},
@@ -323,7 +323,7 @@ var states = map[string][]stateRow{
 		{"RollbackOnly", "finished", "", "ended unused"},
 		{"Keep", "", "", "ended unused committed"},
 		{"Join", "1", "", "ended"},
-		{"Met", "", "", "ended conflict"},
+		{"Met", "", "", "ended unused conflict"},
 	},
 	"used ended": {
 		{"questions", "true false false false false \"a\" false 0", "", "ended"},

@@ -56,7 +56,7 @@ type Host interface {
 
 // Within says how a unit is inside of another one.
 type Within struct {
-	Repeats bool // it runs again with each attempt at the outer one, by its nature: in Route, in AfterRollback
+	Repeats bool // it runs again with each attempt at the outer one, by its nature: in a Route, an AfterRollback function, that runs
 	Waits   bool // the outer one waits for it: its context is that of the outer one, or of a function that it runs
 }
 
@@ -64,7 +64,7 @@ type Within struct {
 type Binding interface {
 	Name() string
 	Guarded() bool
-	Pool() (*sql.DB, *sql.Tx)                          // both nil: Route tells
+	Pool() (*sql.DB, *sql.Tx, txn.Engine)              // both nil: Route tells
 	Chooses() (route, options bool)                    // which of the next two are to be asked
 	AskRoute(ctx, at context.Context) (*sql.DB, error) // at is the context of who asks
 	AskTxOptions(ctx, at context.Context) *sql.TxOptions
@@ -99,6 +99,9 @@ type Unit struct {
 	attempt   int32      // from 1; set by Init, only read from then on: no lock; here it fills a gap (see sqlreq's firstAttempt)
 	state     state      // written by startEnding and lastHooks, only onward
 	committed bool       // something is stored, or may be, or an AfterCommit function ran; from false to true once, by Keep
+
+	sawConflict bool // by a statement, or a begin; from false to true once, by Met
+	timedOut    bool // a wait for a transaction; from false to true once, by noteTimedOut
 }
 
 // failure is why a unit of work fails.
@@ -112,19 +115,14 @@ type failure struct {
 }
 
 // used is what a unit of work has used. Most use one key of one database: the
-// first of each is part of it, so that one allocation does for all. The unit's
-// mutex guards it, but for begins.
+// first of each is part of it, so that one allocation does for all, of 288 bytes,
+// which is one of the sizes that Go allocates (TestG3InsertAllocations counts). The
+// unit's mutex guards it, but for begins.
 type used struct {
 	sources atomic.Pointer[Source] // a list: the first, then the others, the newest first; written by sourceOf, with the mutex
 	slots   *slot                  // a list of the same kind; written by slotOf, and not after the unit has begun to end
 	hooks   []hook                 // in the order of registration; written by AddHook, takeHooks and lastHooks
 	seldom  atomic.Pointer[seldom] // what few units need; nil in the others
-
-	sawConflict  bool // by a statement, or a begin
-	timedOut     bool // a wait for a transaction
-	commitFailed bool // a COMMIT was tried, and failed
-
-	atomic atomic.Pointer[txn.Group] // the innermost Atomic that is open, nil if none is; written with the mutex
 
 	asking atomic.Int32 // functions of the program that are being asked
 	begins atomic.Int32 // how many BEGINs have succeeded; written by txn.Slot
@@ -144,6 +142,10 @@ type seldom struct {
 	order    []*txn.Slot          // whose BeforeCommit functions have run, the last one last
 	recorded []*txn.Slot          // in whose open transaction the record of the request was written: see package repeat
 	begins   map[*txn.Slot]*asked // of AfterBegin
+
+	group atomic.Pointer[txn.Group] // the innermost Atomic that is open, nil if none is; written with the mutex
+
+	commitFailed bool // a COMMIT was tried, and failed
 
 	recordLost bool           // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
 	persist    Persist        // see PersistInBegin, which writes it
@@ -351,6 +353,9 @@ func (u *Unit) Err() error {
 // result returns the first failure and, if it is another, the end of a transaction
 // about which nobody knows how it was.
 func (u *Unit) result() error {
+	if u.ifRare() == nil {
+		return u.Err() // nothing ended in an unknown way
+	}
 	err, unknown := u.Err(), u.unknown()
 	if unknown == nil || tells(err, unknown) { // which calls methods of the program's error: not under the mutex
 		return err
@@ -410,21 +415,28 @@ func (u *Unit) Committed() bool {
 }
 
 // SawConflict reports whether a statement, or a begin, met a conflict.
-func (u *Unit) SawConflict() bool { return u.askUsed(func(use *used) bool { return use.sawConflict }) }
+func (u *Unit) SawConflict() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sawConflict
+}
+
+// hasTimedOut reports whether the program waited for a transaction in vain.
+func (u *Unit) hasTimedOut() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.timedOut
+}
 
 // CommitFailed reports whether a COMMIT was tried, and failed.
 func (u *Unit) CommitFailed() bool {
-	return u.askUsed(func(use *used) bool { return use.commitFailed })
-}
-
-func (u *Unit) askUsed(what func(*used) bool) bool {
-	use := u.used.Load()
-	if use == nil {
+	rare := u.ifRare()
+	if rare == nil {
 		return false
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return what(use)
+	return rare.commitFailed
 }
 
 // WarnOnce reports whether it is the first call.

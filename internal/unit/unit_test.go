@@ -368,7 +368,7 @@ func TestUnitUnreachable(t *testing.T) {
 		w.at("a: BEGIN", fails(err))
 		_, got := w.use(background, w.bind("a"))
 		var unavailable *Unavailable
-		if !errors.As(got, &unavailable) || !errors.Is(got, err) || w.used.Load().timedOut {
+		if !errors.As(got, &unavailable) || !errors.Is(got, err) || w.timedOut {
 			t.Errorf("got %v", got)
 		}
 		w.Abandon()

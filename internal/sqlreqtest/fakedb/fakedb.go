@@ -4,6 +4,7 @@
 package fakedb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -52,6 +53,11 @@ type DB struct {
 	// DSN opens connections to it.
 	DSN string
 
+	// Named is the driver that the pool says it is of; nil: Behind.
+	Named driver.Driver
+	// Keeps is whether a transaction stays open whose COMMIT or ROLLBACK has failed.
+	Keeps bool
+
 	mu     sync.Mutex
 	log    []string
 	counts Counts
@@ -67,7 +73,7 @@ type Counts struct {
 
 // Open returns a pool of connections to d, closed at the end of the test.
 func (d *DB) Open(t testing.TB) *sql.DB {
-	db := sql.OpenDB(connector{d})
+	db := sql.OpenDB(connector{d, cmp.Or(d.Named, d.Behind)})
 	t.Cleanup(func() { db.Close() })
 	return db
 }
@@ -244,9 +250,12 @@ func (d *DB) done(ctx context.Context, text string) error {
 	return nil
 }
 
-type connector struct{ d *DB }
+type connector struct {
+	d     *DB
+	named driver.Driver
+}
 
-func (c connector) Driver() driver.Driver { return c.d.Behind }
+func (c connector) Driver() driver.Driver { return c.named }
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if f := hook(c.d, func(d *DB) func(context.Context) error { return d.Connect }); f != nil {
@@ -296,7 +305,12 @@ func (c *conn) Prepare(q string) (driver.Stmt, error) {
 }
 
 func (c *conn) Close() error {
-	c.d.count(func(n *Counts) { n.Closed++ })
+	c.d.count(func(n *Counts) {
+		if n.Closed++; c.inTx && c.d.Keeps {
+			c.inTx = false
+			n.Open--
+		}
+	})
 	if f := hook(c.d, func(d *DB) func() error { return d.Close }); f != nil {
 		if err := f(); err != nil {
 			return err
@@ -372,6 +386,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 
 func (c *conn) Commit() error {
 	err := c.d.ask(context.Background(), "COMMIT", func(d *DB) func() error { return d.Commit })
+	if err != nil && c.d.Keeps {
+		return err
+	}
 	c.set(false)
 	if c.behind != nil {
 		if err != nil {
@@ -393,6 +410,9 @@ func (c *conn) Commit() error {
 
 func (c *conn) Rollback() error {
 	err := c.d.ask(context.Background(), "ROLLBACK", func(d *DB) func() error { return d.Rollback })
+	if err != nil && c.d.Keeps {
+		return err
+	}
 	c.set(false)
 	if c.behind != nil {
 		if e := c.tx.Rollback(); err == nil {

@@ -1,0 +1,232 @@
+package dialect
+
+import (
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"weak"
+)
+
+// Dialect is that of a database engine: what it has, and how it is spelled. The zero
+// Dialect is the standard's, which every engine is taken for that is not known to differ.
+type Dialect uint8
+
+// The engines. Standard is every one that is not known to differ.
+const (
+	Standard Dialect = iota
+	SQLServer
+	Oracle  // by go-ora
+	OracleC // by godror, which is Oracle's own library
+	DuckDB
+	Spanner
+	Snowflake
+	YDB
+	Trino
+	Glebarez // SQLite
+	Ncruces  // SQLite
+	LibSQL
+	Rqlite
+	ClickHouse
+)
+
+// engine is what is known of an engine.
+type engine struct {
+	path string // a part of the package path of its drivers
+	name string // for errors
+	form form   // of savepoints
+
+	ignoresReadOnly bool
+	commitCheck     string
+	stateQuery      string
+	keepsRefused    bool
+	noTransactions  bool // BEGIN and ROLLBACK do nothing
+	noGuard         bool // nothing tells, without undoing work, whether a savepoint is there
+}
+
+// form is how savepoints are spelled.
+type form uint8
+
+const (
+	standard       form = iota // SAVEPOINT, RELEASE SAVEPOINT, ROLLBACK TO SAVEPOINT
+	withoutRelease             // Oracle: the same, but there is no RELEASE
+	transactSQL                // SQL Server: SAVE TRANSACTION, ROLLBACK TRANSACTION, no release
+	noSavepoints
+)
+
+var engines = [...]engine{
+	Standard: {},
+	// https://learn.microsoft.com/sql/t-sql/language-elements/save-transaction-transact-sql,
+	// https://learn.microsoft.com/sql/t-sql/functions/xact-state-transact-sql
+	SQLServer: {path: "mssql", name: "SQL Server", form: transactSQL, ignoresReadOnly: true, stateQuery: "SELECT XACT_STATE()"},
+	// https://docs.oracle.com/en/database/oracle/oracle-database/19/sqlrf/SAVEPOINT.html
+	Oracle:  {path: "go-ora", name: "Oracle", form: withoutRelease, ignoresReadOnly: true, noGuard: true},
+	OracleC: {path: "godror", name: "Oracle", form: withoutRelease, noGuard: true},
+	// https://duckdb.org/docs/stable/sql/statements/transactions
+	DuckDB:     {path: "duckdb", name: "DuckDB", form: noSavepoints, ignoresReadOnly: true, commitCheck: "SELECT 1"},
+	Spanner:    {path: "go-sql-spanner", name: "Spanner", form: noSavepoints, noGuard: true},
+	Snowflake:  {path: "gosnowflake", name: "Snowflake", form: noSavepoints, ignoresReadOnly: true, noGuard: true},
+	YDB:        {path: "ydb-go-sdk", name: "YDB", form: noSavepoints, noGuard: true},
+	Trino:      {path: "trino-go-client", name: "Trino", form: noSavepoints, noGuard: true},
+	Glebarez:   {path: "glebarez/go-sqlite", name: "SQLite by glebarez/go-sqlite", keepsRefused: true},
+	Ncruces:    {path: "ncruces/go-sqlite3", name: "SQLite by ncruces/go-sqlite3", keepsRefused: true},
+	LibSQL:     {path: "libsql", name: "libSQL", ignoresReadOnly: true, keepsRefused: true},
+	Rqlite:     {path: "gorqlite", name: "rqlite", noTransactions: true},
+	ClickHouse: {path: "clickhouse-go", name: "ClickHouse", noTransactions: true},
+}
+
+// IgnoresReadOnly reports whether BEGIN is to be sent without the read-only flag, which
+// the driver would refuse. Isolation levels are never left out.
+func (d Dialect) IgnoresReadOnly() bool { return engines[d].ignoresReadOnly }
+
+// CommitCheck returns a statement that an aborted transaction refuses, to be sent right
+// before COMMIT, which answers with success there and stores nothing; "" if there is no need.
+func (d Dialect) CommitCheck() string { return engines[d].commitCheck }
+
+// StateQuery returns a query for one number that tells what became of the transaction,
+// which Guard asks instead of a savepoint: 1 it is there, 0 there is none, -1 it can only be
+// rolled back. "" if there is none.
+func (d Dialect) StateQuery() string { return engines[d].stateQuery }
+
+// KeepsRefused reports whether the driver gives a connection back to the pool inside of
+// the transaction whose COMMIT or ROLLBACK has failed.
+func (d Dialect) KeepsRefused() bool { return engines[d].keepsRefused }
+
+// Refuses returns why nothing can be bound to the engine, or not with Guard, or not in a
+// transaction of a test; nil if it can.
+func (d Dialect) Refuses(guard, inTest bool) error {
+	e := &engines[d]
+	switch {
+	case e.noTransactions:
+		return fmt.Errorf("%s has no transactions: what its driver calls BEGIN and ROLLBACK does nothing, so that a failed request's work would stay; sqlreq is of no use there", e.name)
+	case guard && e.noGuard:
+		return fmt.Errorf("no Guard can be had on %s, which tells of no savepoint without undoing what came after it; leave Guard out", e.name)
+	case inTest && e.form == noSavepoints:
+		return fmt.Errorf("Binding.Tx needs savepoints, and %s has none; give each test a database of its own", e.name)
+	}
+	return nil
+}
+
+// NoSavepoints returns why no savepoint can be laid, nil if it can.
+func (d Dialect) NoSavepoints() error {
+	if engines[d].form != noSavepoints {
+		return nil
+	}
+	return fmt.Errorf("%s has no savepoints; undo the whole request instead, by an error or Rollback", engines[d].name)
+}
+
+// GuardsBySavepoint reports whether Guard is a savepoint.
+func (d Dialect) GuardsBySavepoint() bool { return d.CommitCheck() == "" && d.StateQuery() == "" }
+
+// Savepoint returns the statement that begins a savepoint.
+func (d Dialect) Savepoint(name string) string {
+	if engines[d].form == transactSQL {
+		return "SAVE TRANSACTION " + name
+	}
+	return "SAVEPOINT " + name
+}
+
+// Release returns the statement that ends a savepoint and keeps what was done in it,
+// "" if there is none: then the savepoint stays until the transaction ends.
+func (d Dialect) Release(name string) string {
+	if engines[d].form != standard {
+		return ""
+	}
+	return "RELEASE SAVEPOINT " + name
+}
+
+// RollbackTo returns the statement that undoes what was done in a savepoint. The
+// savepoint stays open.
+func (d Dialect) RollbackTo(name string) string {
+	if engines[d].form == transactSQL {
+		return "ROLLBACK TRANSACTION " + name
+	}
+	return "ROLLBACK TO SAVEPOINT " + name
+}
+
+// found has the dialects of pools, each looked for once.
+var found sync.Map // of weak.Pointer[sql.DB] to Dialect
+
+// Of returns the dialect of a pool, which is told by the type of its driver.
+func Of(db *sql.DB) Dialect {
+	if db == nil {
+		return Standard
+	}
+	p := weak.Make(db)
+	if d, ok := found.Load(p); ok {
+		return d.(Dialect)
+	}
+	d := ofTypes(reflect.ValueOf(driverOf(db)))
+	if d == Standard {
+		d = ofTypes(fieldOf(reflect.ValueOf(db), "connector")) // whose Driver may be nil, or another's
+	}
+	if _, loaded := found.LoadOrStore(p, d); !loaded {
+		runtime.AddCleanup(db, func(p weak.Pointer[sql.DB]) { found.Delete(p) }, p)
+	}
+	return d
+}
+
+// OfTx returns the dialect of a transaction's pool.
+func OfTx(tx *sql.Tx) Dialect {
+	return ofTypes(fieldOf(fieldOf(reflect.ValueOf(tx), "db"), "connector"))
+}
+
+// driverOf returns the pool's driver, nil where asking for it panics: sql.OpenDB(nil).
+func driverOf(db *sql.DB) (d driver.Driver) {
+	defer func() { _ = recover() }()
+	return db.Driver()
+}
+
+// fieldOf returns a field of database/sql's own types, which no function gives. Only
+// types are looked at. Where a later Go names it otherwise there is nothing to be found.
+func fieldOf(pointer reflect.Value, name string) reflect.Value {
+	if pointer.Kind() != reflect.Pointer || pointer.IsNil() || pointer.Elem().Kind() != reflect.Struct {
+		return reflect.Value{}
+	}
+	return pointer.Elem().FieldByName(name)
+}
+
+// maxWrappers is how many wrappers around a driver are looked through.
+const maxWrappers = 16
+
+var (
+	driverType    = reflect.TypeFor[driver.Driver]()
+	connectorType = reflect.TypeFor[driver.Connector]()
+)
+
+// ofTypes returns the dialect of a driver or a connector by its type, and below a
+// wrapper by the type of what it wraps: the first field that has a driver or a connector.
+func ofTypes(v reflect.Value) Dialect {
+	for range maxWrappers {
+		for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+			v = v.Elem()
+		}
+		if !v.IsValid() {
+			break
+		}
+		path := v.Type().PkgPath()
+		for i, e := range engines[1:] {
+			if strings.Contains(path, e.path) {
+				return Dialect(i + 1)
+			}
+		}
+		v = wrapped(v)
+	}
+	return Standard
+}
+
+// wrapped returns the first field that has a driver or a connector.
+func wrapped(v reflect.Value) reflect.Value {
+	if v.Kind() != reflect.Struct {
+		return reflect.Value{}
+	}
+	for i := range v.NumField() {
+		if t := v.Type().Field(i).Type; (t == driverType || t == connectorType) && !v.Field(i).IsNil() {
+			return v.Field(i)
+		}
+	}
+	return reflect.Value{}
+}
