@@ -4,7 +4,11 @@ go 1.25.0
 
 replace (
 	github.com/sqlreq/sqlreq => ../../
+	github.com/sqlreq/sqlreq/adapters/echo4 => ../../adapters/echo4
+	github.com/sqlreq/sqlreq/adapters/gin => ../../adapters/gin
+	github.com/sqlreq/sqlreq/adapters/gorm => ../../adapters/gorm
 	github.com/sqlreq/sqlreq/adapters/pgx => ../../adapters/pgx
+	github.com/sqlreq/sqlreq/adapters/sqlx => ../../adapters/sqlx
 	github.com/sqlreq/sqlreq/integration => ../
 )
 
