@@ -146,6 +146,11 @@
 // request's context, and the request rolls back. For SQLite use a busy_timeout and, for
 // requests that write, _txlock=immediate, or [Retry].
 //
+// gorm takes a connection that has BeginTx, as a [Key] does, for a pool. It would end the
+// request's transaction after each write, so that the row of a request that then fails
+// stays. Use the module adapters/gorm. sqlc and bun take a Key as it is. gin and echo have
+// modules there, too. docs/frameworks.md says what belongs outside.
+//
 // A custom ErrorHandler does its own logging of what it answers, but for a COMMIT that
 // failed and work that may have stayed. The 405 and OPTIONS answers of a [View] are
 // written by the view, not by the ErrorHandler. An error answer by http.Error in a plain
