@@ -100,7 +100,7 @@ func (s *scope) howWithin() (w unit.Within) {
 	if c := s.outer.access.closed; c != nil {
 		asked, running = c.repeats, c.running.Load()
 	}
-	w.Repeats = asked
+	w.Repeats = asked && running // afterwards its context is the handler's, if it was kept and handed on
 	// Where no context ends there is no channel to compare: context.WithoutCancel,
 	// which is for later, looks the same.
 	own := s.Context == context.Context(s.outer) || txn.IsGiven(s.Context)

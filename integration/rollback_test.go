@@ -144,6 +144,15 @@ func TestG11DDLCommits(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, db, second, truncate) })
 	}
+	// Without Guard too a Savepoint that is not there any more tells.
+	t.Run("Key, in a Savepoint that fails", func(t *testing.T) {
+		c := cell{run: throughKey, status: 500, outcomes: "Ended", before: 1, after: 0}
+		c.check(t, db, second, func(ctx context.Context, run runner) error {
+			return sqlreq.Savepoint(ctx, func(ctx context.Context) error {
+				return errors.Join(truncate(ctx, run), conflict{})
+			})
+		})
+	})
 	// A conflict of a statement after it.
 	for _, c := range []cell{
 		{name: "Tx, Guard, a real conflict", guard: true, run: throughTx, status: 500, outcomes: "Ended", before: 1, after: 0},

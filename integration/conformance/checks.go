@@ -65,7 +65,7 @@ func committed(r *run) verdict {
 }
 
 func commitFails(r *run) verdict {
-	if r.dialect.Deferred == "" && r.dialect.Kill == nil {
+	if !r.canBreakCommit() {
 		return without("the suite knows no way to make COMMIT fail")
 	}
 	reg, _ := r.registry()
@@ -114,7 +114,10 @@ func commitFails(r *run) verdict {
 		}
 	}
 	r.rows(0)
-	if r.dialect.Deferred == "" {
+	switch {
+	case r.dialect.Refuse != nil:
+		return but("no deferred constraints; here COMMIT is refused because another transaction has inserted the same key")
+	case r.dialect.Deferred == "":
 		return but("no deferred constraints; here COMMIT fails because its connection was killed")
 	}
 	return yes
@@ -382,6 +385,9 @@ func leavesBetween(r *run) verdict {
 }
 
 func leavesDuring(r *run) verdict {
+	if r.dialect.Sleep == "" {
+		return without("the driver ends no statement that runs")
+	}
 	reg, events := r.registry()
 	r.leaves(reg, func(ctx context.Context, leave func()) {
 		r.mustInsert(ctx, "x")
@@ -581,6 +587,9 @@ func hooks(r *run) verdict {
 }
 
 func savepoint(r *run) verdict {
+	if r.dialect.NoSavepoints {
+		return withoutSavepoints(r)
+	}
 	reg, _ := r.registry()
 	var ran []string
 	part := errors.New("a part fails")
@@ -605,6 +614,25 @@ func savepoint(r *run) verdict {
 		r.Errorf("hooks %v, want none", ran)
 	}
 	return yes
+}
+
+// withoutSavepoints checks that a Savepoint is an error that says so, that its function
+// does not run, and that the transaction goes on.
+func withoutSavepoints(r *run) verdict {
+	reg, _ := r.registry()
+	srv := r.serve(reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, req *http.Request) error {
+		r.mustInsert(req.Context(), "stays")
+		for name, savepoint := range map[string]func(context.Context, func(context.Context) error) error{"Savepoint": sqlreq.Savepoint, "Atomic": reg.Atomic} {
+			err := savepoint(req.Context(), func(context.Context) error { r.Errorf("%s: its function ran", name); return nil })
+			if err == nil || !strings.Contains(err.Error(), "has no savepoints") {
+				r.Errorf("%s: got %v", name, err)
+			}
+		}
+		return r.insert(req.Context(), "stays too")
+	})))
+	r.want(post(srv.Client(), srv.URL, ""), http.StatusOK)
+	r.rows(2)
+	return but("no savepoints: Savepoint and Atomic are errors, and the transaction goes on")
 }
 
 // increment adds to the counter what was read of it before; meet is called in between.
@@ -730,8 +758,10 @@ func hijack(r *run) verdict {
 	}
 	r.want(upgrade("/"), http.StatusSwitchingProtocols)
 	r.rows(1)
-	if r.dialect.Deferred != "" || r.dialect.Kill != nil {
-		r.want(upgrade("/fail"), http.StatusInternalServerError)
+	if r.canBreakCommit() {
+		if a := upgrade("/fail"); a.status < 500 {
+			r.Errorf("got %v, want an error", a)
+		}
 		r.rows(1)
 	}
 	return yes
@@ -780,6 +810,12 @@ func testTransaction(r *run) verdict {
 		r.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback() }()
+	if r.dialect.NoSavepoints {
+		if _, err := sqlreq.New(sqlreq.Binding{Tx: tx}); err == nil || !strings.Contains(err.Error(), "Binding.Tx needs savepoints") {
+			r.Errorf("New: got %v", err)
+		}
+		return without("no savepoints: New says so")
+	}
 	reg, _ := r.registry(sqlreq.Binding{Tx: tx})
 	srv := r.serve(reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, req *http.Request) error {
 		r.mustInsert(req.Context(), "x")

@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,14 +41,24 @@ type Dialect struct {
 	// Deferred is what makes a foreign key one that is checked by COMMIT; empty if there is no such thing.
 	Deferred string
 
+	// Refuse does what makes COMMIT fail, in the transaction of the context, where there
+	// are no deferred constraints: what it writes collides with what others commit
+	// meanwhile through db. n is another one at each call. nil where there is no way.
+	Refuse func(ctx context.Context, db *sql.DB, n int32) error
+
+	// NoSavepoints is whether there are none: then it is checked that Savepoint and
+	// Binding.Tx say so, and that the transaction lives.
+	NoSavepoints bool
+
 	// Kill ends, from another connection, the one that has the id that IDQuery
 	// returns. Both are empty where there is no connection to lose. It should return
 	// when that connection has ended.
 	IDQuery string
 	Kill    func(id int64) string
 
-	// Sleep is a query that runs until it is cancelled. Sleeping counts those that run;
-	// without it a client leaves at about the time at which the query begins.
+	// Sleep is a query that runs until it is cancelled; empty where nothing can be
+	// cancelled. Sleeping counts those that run; without it a client leaves at about the
+	// time at which the query begins.
 	Sleep, Sleeping string
 
 	// ReadOnly is whether a read-only transaction refuses to write.
@@ -158,6 +169,7 @@ func without(note string) verdict { return verdict{"–", note} }
 type suite struct {
 	db      *sql.DB
 	dialect Dialect
+	refused atomic.Int32 // calls of Dialect.Refuse
 }
 
 func (s *suite) create(t testing.TB) {
@@ -226,6 +238,7 @@ func (s *suite) acceptsAnything(ctx context.Context, conn *sql.Conn) (bool, erro
 		return false, fmt.Errorf("the foreign key is not checked by COMMIT, as Dialect.Deferred (%q) says, but by the statement before: %w", s.dialect.Deferred, err)
 	}
 	if tx.Commit() != nil {
+		_, _ = conn.ExecContext(ctx, "ROLLBACK") // some drivers leave the transaction open; the others have none any more
 		return false, nil
 	}
 	_, err = conn.ExecContext(ctx, "DELETE FROM sqlreq_child")
@@ -267,11 +280,19 @@ func (r *run) mustInsert(ctx context.Context, note string) {
 // breakCommit does what makes COMMIT fail, by a deferred constraint or else by
 // the end of the connection.
 func (r *run) breakCommit(ctx context.Context) error {
-	if r.dialect.Deferred == "" {
+	switch {
+	case r.dialect.Refuse != nil:
+		return r.dialect.Refuse(ctx, r.db, r.refused.Add(1))
+	case r.dialect.Deferred == "":
 		return r.kill(ctx)
 	}
 	_, err := main.ExecContext(ctx, breakDeferred)
 	return err
+}
+
+// canBreakCommit reports whether there is a way to make COMMIT fail.
+func (r *run) canBreakCommit() bool {
+	return r.dialect.Deferred != "" || r.dialect.Refuse != nil || r.dialect.Kill != nil
 }
 
 // kill ends the connection of the request's transaction.

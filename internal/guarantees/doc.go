@@ -6,5 +6,7 @@
 //
 // What a test needs more than a registry and a handler comes from
 // internal/sqlreqtest. What several tests on real connections share is in wire_helper_test.go, and the
-// ways to answer that they go through are in wire_cases_test.go.
+// ways to answer that they go through are in wire_cases_test.go. What can happen to a
+// transaction behind sqlreq's back is told in every place in which one can stand, as
+// tables, in g04_, g06_, g09_ and g11_places_test.go; places_test.go has the places.
 package guarantees

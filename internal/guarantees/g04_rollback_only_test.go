@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
@@ -271,4 +273,40 @@ func TestG4RollbackOnlyAndAPanic(t *testing.T) {
 		t.Errorf("got panic %v, body %q; want the panic and nothing else", a.Panicked, a.Body)
 	}
 	d.Check(t, "BEGIN", "INSERT", "ROLLBACK")
+}
+
+// A RollbackOnly that comes while Hijack waits for a statement counts: what is open is
+// rolled back, and the connection is the program's.
+func TestG4RollbackOnlyWhileHijackWaits(t *testing.T) {
+	for _, guard := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			point := fakedb.NewPoint()
+			d := slow(point, nil)
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t), Guard: guard})
+			var log sqlreqtest.Recorder
+			log.Watch(reg)
+			reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				log.Hooks(t, r.Context(), sqlreqtest.Main, "")
+				statement, hijack := make(chan error, 1), make(chan error, 1)
+				go func() { statement <- slowStatements["ExecContext"](r.Context()) }()
+				point.Reached()
+				go func() {
+					conn, _, err := http.NewResponseController(w).Hijack()
+					if err == nil {
+						conn.Close()
+					}
+					hijack <- err
+				}()
+				synctest.Wait()
+				rollbackOnly(t, r.Context())
+				point.Release()
+				if err := errors.Join(<-statement, <-hijack); err != nil {
+					t.Errorf("Guard %t: got %v, want that the connection is hijacked", guard, err)
+				}
+			})).ServeHTTP(pipe{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil))
+			if log.Events() != back || log.Words() != "rollback" || d.Count("COMMIT") > 0 {
+				t.Errorf("Guard %t: events %q, hooks %q, log %q; want a rollback", guard, log.Events(), log.Words(), d.Log())
+			}
+		})
+	}
 }

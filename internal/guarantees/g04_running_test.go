@@ -207,69 +207,6 @@ func TestG4StatementUnderWayMeetsADeadlock(t *testing.T) {
 	}
 }
 
-// In a Do, under another registry, with Binding.Tx, and with a second key, of which
-// nothing is committed either.
-func TestG4StatementUnderWayEverywhere(t *testing.T) {
-	deadlock := &mysqlite.MySQL{Number: 1213}
-	tests := map[string]func(t *testing.T, d, other *fakedb.DB, run func(context.Context)) error{
-		"Do": func(t *testing.T, d, _ *fakedb.DB, run func(context.Context)) error {
-			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
-			return reg.Do(t.Context(), func(ctx context.Context) error { run(ctx); return nil })
-		},
-		"nested": func(t *testing.T, d, other *fakedb.DB, run func(context.Context)) error {
-			inner := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
-			outer := sqlreqtest.NewRegistry(t, sqlreq.Binding{Key: "other", DB: other.Open(t)})
-			rec := sqlreqtest.Do(outer.Middleware(inner.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				sqlreqtest.Exec(t, r.Context(), "other", "INSERT")
-				run(r.Context())
-				w.WriteHeader(201)
-			}))))
-			return statusError(rec.Code)
-		},
-		"two keys": func(t *testing.T, d, other *fakedb.DB, run func(context.Context)) error {
-			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)}, sqlreq.Binding{Key: "other", DB: other.Open(t)})
-			return reg.Do(t.Context(), func(ctx context.Context) error {
-				sqlreqtest.Exec(t, ctx, "other", "INSERT")
-				run(ctx)
-				return nil
-			})
-		},
-		"Binding.Tx": func(t *testing.T, d, _ *fakedb.DB, run func(context.Context)) error {
-			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, d.Open(t))})
-			return reg.Do(t.Context(), func(ctx context.Context) error { run(ctx); return nil })
-		},
-	}
-	for name, serve := range tests {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				point := fakedb.NewPoint()
-				d, other := slow(point, deadlock), &fakedb.DB{}
-				result := make(chan error, 1)
-				go func() {
-					result <- serve(t, d, other, func(ctx context.Context) {
-						sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "INSERT")
-						go func() { _, _ = sqlreqtest.Main.ExecContext(ctx, "SLOW") }()
-						point.Reached()
-					})
-				}()
-				synctest.Wait()
-				if last := d.Log()[len(d.Log())-1]; last != "SLOW" {
-					t.Errorf("%s was sent while a statement runs", last)
-				}
-				point.Release()
-				if err := <-result; err == nil {
-					t.Error("got a success of what a deadlock has ended")
-				}
-				for _, d := range []*fakedb.DB{d, other} {
-					if n := d.Count("COMMIT") + d.Count("RELEASE SAVEPOINT sqlreq_tx"); n > 0 && name != "Binding.Tx" || d.Count("COMMIT") > 0 {
-						t.Errorf("something was committed: %q", d.Log())
-					}
-				}
-			})
-		})
-	}
-}
-
 // statusError is the error of an answer that is no success.
 func statusError(code int) error {
 	if code < 400 {

@@ -102,69 +102,6 @@ func TestG4SavepointRefusesAnotherContext(t *testing.T) {
 	}
 }
 
-// In a Do, under another registry and with Binding.Tx it is the same, and so it is
-// before and after with the request's context.
-func TestG4SavepointRefusesAnotherContextEverywhere(t *testing.T) {
-	units := map[string]func(t *testing.T, d *fakedb.DB, fn func(context.Context) error) error{
-		"request": func(t *testing.T, d *fakedb.DB, fn func(context.Context) error) error {
-			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)})
-			return statusError(sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error { return fn(r.Context()) }))).Code)
-		},
-		"nested": func(t *testing.T, d *fakedb.DB, fn func(context.Context) error) error {
-			reg, outer := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)}), sqlreqtest.NewRegistry(t, sqlreq.Binding{Key: "other", DB: (&fakedb.DB{}).Open(t)})
-			return statusError(sqlreqtest.Do(outer.Middleware(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error { return fn(r.Context()) })))).Code)
-		},
-		"Do": func(t *testing.T, d *fakedb.DB, fn func(context.Context) error) error {
-			return sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: d.Open(t)}).Do(t.Context(), fn)
-		},
-		"Binding.Tx": func(t *testing.T, d *fakedb.DB, fn func(context.Context) error) error {
-			return sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, d.Open(t))}).Do(t.Context(), fn)
-		},
-	}
-	for name, unit := range units {
-		t.Run(name, func(t *testing.T) {
-			d := &fakedb.DB{}
-			err := unit(t, d, func(ctx context.Context) error {
-				sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "BEFORE")
-				var old context.Context
-				err := sqlreq.Savepoint(ctx, func(inside context.Context) error {
-					old = inside
-					if _, err := sqlreqtest.Main.ExecContext(ctx, "WRONG"); err == nil {
-						t.Error("a statement with the context around was not refused")
-					}
-					for what, allowed := range map[string]func(context.Context) error{
-						"AfterCommit":   func(ctx context.Context) error { return sqlreq.AfterCommit(ctx, func(context.Context) {}) },
-						"AfterRollback": func(ctx context.Context) error { return sqlreq.AfterRollback(ctx, func(context.Context) {}) },
-						"Fail":          func(ctx context.Context) error { return sqlreq.Fail(ctx, nil) },
-					} {
-						if err := allowed(ctx); err != nil {
-							t.Errorf("%s with the context around: %v", what, err)
-						}
-					}
-					sqlreqtest.Exec(t, inside, sqlreqtest.Main, "INSIDE")
-					return sqlreqtest.ErrTest
-				})
-				if !errors.Is(err, sqlreqtest.ErrTest) {
-					t.Errorf("Savepoint returned %v", err)
-				}
-				sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "AFTER")
-				if _, err := sqlreqtest.Main.ExecContext(old, "LATE"); err == nil || !strings.Contains(err.Error(), "was rolled back") {
-					t.Errorf("a statement with the context of a Savepoint that was rolled back: got %v, want that it is refused", err)
-				}
-				return nil
-			})
-			if err != nil {
-				t.Error(err)
-			}
-			for what, n := range map[string]int{"BEFORE": 1, "WRONG": 0, "INSIDE": 1, "AFTER": 1, "LATE": 0} {
-				if got := d.Count(what); got != n {
-					t.Errorf("%s ran %d times, want %d", what, got, n)
-				}
-			}
-		})
-	}
-}
-
 // Of two keys each has its own Savepoints: what matters is the innermost one of the
 // key's own transaction that the context is inside of.
 func TestG4SavepointContextsOfTwoKeys(t *testing.T) {

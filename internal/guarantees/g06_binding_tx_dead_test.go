@@ -120,19 +120,7 @@ func testTxOf(ctx context.Context) *sql.Tx { return ctx.Value(testTxKey{}).(*sql
 // PostgreSQL refuses the RELEASE of a request whose error was dealt with. The next
 // request is as fine as it would be with a transaction of its own.
 func TestG6BindingTxGoesBackWhenReleaseIsRefused(t *testing.T) {
-	aborted := false
-	d := &fakedb.DB{Stmt: func(_ context.Context, q string) error {
-		switch {
-		case q == "DUPLICATE":
-			aborted = true
-			return mysqlite.State("23505")
-		case strings.HasPrefix(q, "ROLLBACK TO"):
-			aborted = false
-		case aborted:
-			return mysqlite.State("25P02")
-		}
-		return nil
-	}}
+	d := postgres("DUPLICATE", mysqlite.State("23505"))
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, d.Open(t))})
 	var log sqlreqtest.Recorder
 	log.Watch(reg)
@@ -265,4 +253,55 @@ func TestG6BindingTxWaitForADoEnds(t *testing.T) {
 		close(goOn)
 		<-done
 	})
+}
+
+// The wait of an explicit Commit or Rollback for a Do that is open in the request's
+// savepoint ends with its own context. Such a Commit is refused, and nothing of the
+// request stays; such a Rollback changes nothing. A later Do nests as before.
+func TestG6BindingTxWaitForADoEndsWithTheCommit(t *testing.T) {
+	tests := map[string]struct {
+		end    func(context.Context) error
+		code   int
+		events string // of the first Do, the second, and the request
+		hooks  string
+	}{
+		"Commit":   {sqlreq.Commit, 500, "main Committed 1, main Committed 1, main RolledBack 1", "rollback"},
+		"Rollback": {sqlreq.Rollback, 200, "main Committed 1, main Committed 1, main Committed 1", "commit"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{Tx: testTx(t, (&fakedb.DB{}).Open(t))})
+				var log sqlreqtest.Recorder
+				log.Watch(reg)
+				rec := sqlreqtest.Do(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					log.Hooks(t, r.Context(), sqlreqtest.Main, "")
+					sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "REQUEST")
+					inside, goOn, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+					go func() {
+						done <- reg.Do(context.WithoutCancel(r.Context()), func(ctx context.Context) error {
+							sqlreqtest.Exec(t, ctx, sqlreqtest.Main, "DO")
+							close(inside)
+							<-goOn
+							return nil
+						})
+					}()
+					<-inside
+					own, cancel := context.WithCancel(r.Context())
+					go func() { synctest.Wait(); cancel() }()
+					if err := tt.end(own); !errors.Is(err, context.Canceled) {
+						t.Errorf("got %v, want that it was cancelled", err)
+					}
+					close(goOn)
+					later := reg.Do(r.Context(), sqlreqtest.Uses()["Exec"])
+					if err := errors.Join(<-done, later); err != nil {
+						t.Errorf("Do: %v", err)
+					}
+				})))
+				if rec.Code != tt.code || log.Events() != tt.events || log.Words() != tt.hooks {
+					t.Errorf("got %d, events %q, hooks %q; want %d, %q, %q", rec.Code, log.Events(), log.Words(), tt.code, tt.events, tt.hooks)
+				}
+			})
+		})
+	}
 }

@@ -1,6 +1,6 @@
 // G9 A request is never run again after anything was committed, a Do under this request
-// included; not one in Route, TxOptions, AfterRollback or Observe, which run for each
-// attempt by their nature.
+// included; not one in Route, TxOptions, AfterBegin, AfterRollback or Observe, which run
+// for each attempt by their nature.
 
 package guarantees
 
@@ -122,6 +122,57 @@ func TestG9DoThatCommits(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// What such a function has kept and handed on is no part of it any more: a Do with its
+// context that commits when it has returned is the handler's, and the request is not run
+// again.
+func TestG9DoWithAContextThatWasHandedOn(t *testing.T) {
+	for _, of := range []string{"Route", "TxOptions", "AfterBegin", "AfterRollback", "Observe"} {
+		for _, guard := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/Guard %t", of, guard), func(t *testing.T) {
+				db := (&fakedb.DB{}).Open(t)
+				var kept context.Context
+				b := sqlreq.Binding{DB: db, Guard: guard}
+				switch of {
+				case "Route":
+					b.DB, b.Route = nil, func(ctx context.Context, _ *http.Request) (*sql.DB, error) { kept = ctx; return db, nil }
+				case "TxOptions":
+					b.TxOptions = func(ctx context.Context, _ *http.Request) *sql.TxOptions { kept = ctx; return nil }
+				case "AfterBegin":
+					b.AfterBegin = func(ctx context.Context, _ *http.Request, _ *sql.Tx) error { kept = ctx; return nil }
+				}
+				reg := sqlreqtest.NewRegistry(t, b)
+				reg.Retry = sqlreqtest.Retries(3)
+				if of == "Observe" {
+					reg.Observe = func(ctx context.Context, _ sqlreq.Event) { kept = ctx }
+				}
+				audit := &fakedb.DB{}
+				audits := sqlreqtest.NewRegistry(t, sqlreq.Binding{Key: "audit", DB: audit.Open(t)})
+				sqlreqtest.Do(reg.Middleware(sqlreq.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+					if of == "AfterRollback" {
+						if err := sqlreq.AfterRollback(r.Context(), func(ctx context.Context) { kept = ctx }); err != nil {
+							t.Error(err)
+						}
+					}
+					sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, "INSERT")
+					if err := sqlreq.Rollback(r.Context()); err != nil {
+						t.Error(err)
+					}
+					if err := audits.Do(kept, func(ctx context.Context) error {
+						sqlreqtest.Exec(t, ctx, "audit", "AUDIT")
+						return nil
+					}); err != nil {
+						t.Error(err)
+					}
+					return sqlreqtest.Conflict{}
+				})))
+				if n := audit.Count("COMMIT"); n != 1 {
+					t.Errorf("the Do was committed %d times, want once", n)
+				}
+			})
 		}
 	}
 }

@@ -99,11 +99,8 @@ func (m *memory) append(p []byte, s string) error {
 		copy(grown, m.bytes)
 		m.bytes = grown
 	}
-	if s == "" {
-		m.bytes = append(m.bytes, p...)
-	} else {
-		m.bytes = append(m.bytes, s...)
-	}
+	m.bytes = append(m.bytes, p...)
+	m.bytes = append(m.bytes, s...)
 	return nil
 }
 

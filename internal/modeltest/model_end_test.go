@@ -99,6 +99,9 @@ func (t *tx) rollBack(well bool) (e end) {
 	if !t.by.guard || said == nothing && answer == wasGone {
 		said = answer
 	}
+	if !t.by.guard && t.vanished {
+		said = wasGone
+	}
 	e = end{outcome: "RolledBack", fate: "rollback", unheard: answer == nothing || said == nothing}
 	switch {
 	case said == wasGone && (t.broken == nil || t.handed), said == nothing && t.by.guard && t.handed:

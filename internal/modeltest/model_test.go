@@ -92,6 +92,7 @@ type tx struct {
 	points   []*point // open savepoints
 	broken   *failure // may have been ended by the server: E of G11
 	handed   bool     // its *sql.Tx was handed out: H of G11
+	vanished bool     // there was no such savepoint when one was to be gone back to
 	behind   bool     // ended through *sql.Tx
 	over     bool     // of no use to those who still have it
 }
@@ -664,6 +665,7 @@ func (e *menv) back(s *point) *failure {
 	// If no statement has told of an end, nobody knows what ran after it.
 	t.handed = t.handed || f != nil && t.broken == nil
 	t.broken = f
+	t.vanished = f != nil && f.told() == wasGone
 	return f
 }
 

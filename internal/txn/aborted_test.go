@@ -59,3 +59,33 @@ func TestSlotNoteBesideAStatement(t *testing.T) {
 		})
 	}
 }
+
+// Where the server has rolled back by itself, that is known of a transaction in which
+// nothing can have run since, or have ended it before.
+func TestSlotNoteByPurpose(t *testing.T) {
+	for _, row := range []struct {
+		statement string // "": not for a statement
+		why       Purpose
+		want      Outcome
+	}{
+		{"INSERT INTO t VALUES (1)", ForStatement, RolledBack},
+		{"DROP TABLE t", ForCommitting, Ended},
+		{"", ForPrepare, Ended},
+		{"", ForCaller, Ended},
+	} {
+		if row.statement != "" && PurposeOf(row.statement) != row.why {
+			t.Errorf("%s is for %d, want %d", row.statement, PurposeOf(row.statement), row.why)
+		}
+		w := newWorld(t, plain)
+		w.at("ROLLBACK", fails(errNoTx))
+		tx := must(w.Use(background, w.ask(row.why)))(t)
+		if row.why != ForCaller {
+			w.Done()
+		}
+		w.Note(background, tx, false, errFull)
+		w.End(true)
+		if r := w.Last(); r.Outcome != row.want {
+			t.Errorf("for %d: got %s", row.why, describeResult(r, "returned"))
+		}
+	}
+}

@@ -241,7 +241,7 @@ func (s *Slot) startBegin(a *Ask, cancel context.CancelFunc) bool {
 	if may {
 		s.by, s.opts, s.names, s.times, s.guarded, s.afterBegin = a.Opener, a.Options, 0, nil, guarded, false
 		s.state, s.cancel = beginning, cancel
-		s.handedOut, s.doubtful = false, false
+		s.handedOut, s.doubtful, s.vanished = false, false, false
 	}
 	s.mu.Unlock()
 	return may

@@ -280,3 +280,34 @@ const unitOfTest = "unit"
 type inGroup struct{ g *Group }
 
 func (i inGroup) GroupFor(context.Context, Opener) (*Group, error) { return i.g, nil }
+
+// What is begun for a group that is about to end belongs to the one around it; the
+// innermost group is then the next one around that has not ended either.
+func TestGroupThatEnds(t *testing.T) {
+	outer := NewGroup(unitOfTest, background, nil)
+	inner := NewGroup(unitOfTest, background, outer)
+	inner.Close()
+	w := newWorld(t, plain)
+	a := w.ask(ForStatement)
+	a.Groups = inGroup{inner}
+	must(w.Use(background, a))(t)
+	w.Done()
+	if len(inner.Members()) != 0 || len(outer.Members()) != 1 || inner.Outer() != outer {
+		t.Errorf("inside are %d, around %d, want none and one", len(inner.Members()), len(outer.Members()))
+	}
+	if g := inner.Leave(); g != outer {
+		t.Errorf("got %p, want the group around", g)
+	}
+	if g := outer.Leave(); g != nil {
+		t.Errorf("got %p, want none", g)
+	}
+	late := NewGroup(unitOfTest, background, nil)
+	last := NewGroup(unitOfTest, background, late)
+	if g := late.Leave(); g != nil {
+		t.Errorf("got %p, want none", g)
+	}
+	if g := last.Leave(); g != nil {
+		t.Errorf("got %p, want none: the one around has ended before", g)
+	}
+	w.End(false)
+}

@@ -66,11 +66,15 @@ type known struct {
 	aborted   bool // E of the package comment
 	handedOut bool // H of the package comment
 	readOnly  bool // it was to end well, which for a read-only one is a rollback
+	vanished  bool // a Savepoint was not there when it was to be gone back to
 }
 
 // judge says what became of a transaction, or of a savepoint. It is the table of
 // the package comment.
 func judge(s sent, a answer, k known) Outcome {
+	if s == sentRollback && k.vanished && (a == done || a == refused || a == lost) {
+		a = gone // MySQL drivers have a success for a ROLLBACK outside of a transaction
+	}
 	switch rollback := s == sentRollback || s == sentRollbackCheck; {
 	case rollback && a == over && k.late:
 		return RolledBack
@@ -342,6 +346,7 @@ func (s *Slot) note(e *ending) {
 		aborted:   s.reason != nil || e.refused && !s.afterBegin, // nothing ran in one that nobody was given
 		handedOut: s.handedOut || s.doubtful,
 		readOnly:  e.well && !tried && e.cause == nil,
+		vanished:  s.vanished,
 	})
 	if outcome == Committed {
 		s.become(outcome, tried, nil)

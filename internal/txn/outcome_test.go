@@ -85,6 +85,14 @@ func TestJudge(t *testing.T) {
 			if got := judge(row.sent, row.answer, k); got != want {
 				t.Errorf("sent %d, answer %d, %+v: got %d, want %d", row.sent, row.answer, k, got, want)
 			}
+			want = row.want[i]
+			if row.sent == sentRollback && row.answer != none && row.answer != over {
+				want = [4]Outcome{Ended, RolledBack, Ended, Ended}[i] // as if there had been none
+			}
+			k.readOnly, k.vanished = false, true
+			if got := judge(row.sent, row.answer, k); got != want {
+				t.Errorf("sent %d, answer %d, %+v: got %d, want %d", row.sent, row.answer, k, got, want)
+			}
 		}
 	}
 }

@@ -312,6 +312,7 @@ func (sp *Savepoint) rollBack(key string) error {
 		return sp.slot.Last().Err
 	}
 	outcome, err := sp.send(sentRollbackTo)
+	answer := answerOf(err) // calls methods of the driver's error: not under the mutex
 	sp.end(savepointRolledBack)
 	s := sp.slot
 	if outcome == RolledBack {
@@ -327,6 +328,7 @@ func (sp *Savepoint) rollBack(key string) error {
 	if s.reason == nil {
 		s.handedOut = true // no statement has told that the transaction had ended
 	}
+	s.vanished = s.test == nil && answer == gone // a test's transaction is found again, or not, by the savepoint around
 	s.abort(err)
 	return err
 }

@@ -53,7 +53,8 @@ var savepointCells = []savepointCell{
 	{"aborted", "RollBack", nil, "returned", "", back1, "open", true, "committed, tried, stored"},
 	{"", "RollBack", faults{rollbackTo1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", rollbackTo1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: fails(errNetwork)}, "returned", rollbackFailed + "unexpected EOF", rollbackTo1, "aborted", true, "rolled back"},
-	{"", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "rolled back"},
+	{"", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "ended, stored"}, // whatever ROLLBACK says
+	{"aborted", "RollBack", faults{rollbackTo1: fails(errNoTx)}, "returned", rollbackFailed + noTxText, rollbackTo1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"}, // of what is left
 	{"aborted", "RollBack", faults{release1: fails(errRefused)}, "returned", rollbackFailed + "answered 23505", back1, "aborted", true, "rolled back"},
 	{"", "RollBack", faults{rollbackTo1: panics}, "panicked", "", rollbackTo1, "open saved", false, "rolled back"},
@@ -105,6 +106,33 @@ func (c savepointCell) run(t *testing.T) {
 		t.Errorf("the transaction is %s, want %s", got, c.end)
 	}
 	w.inState("idle")
+}
+
+// A Savepoint that was not there says that the transaction had ended, one around it that
+// is found again says that it had not. What is known is of one transaction.
+func TestSlotSavepointFoundAgain(t *testing.T) {
+	for _, found := range []bool{false, true} {
+		w := newWorld(t, plain)
+		w.begin()
+		outer := w.save(background)
+		inner := w.save(outer.Context(background))
+		w.at("ROLLBACK TO SAVEPOINT sqlreq_2", fails(errNoTx))
+		if !found {
+			w.at(rollbackTo1, fails(errNoTx))
+		}
+		_ = inner.RollBack("k")
+		_ = outer.RollBack("k")
+		w.End(false)
+		if got, want := describeResult(w.Last(), "returned"), map[bool]string{true: "rolled back", false: "ended, stored"}[found]; got != want {
+			t.Errorf("found again %v: the transaction is %s, want %s", found, got, want)
+		}
+		w.well()
+		w.begin()
+		w.End(false)
+		if got := describeResult(w.Last(), "returned"); got != "rolled back" {
+			t.Errorf("found again %v: the next transaction is %s, want rolled back", found, got)
+		}
+	}
 }
 
 // A SAVEPOINT that does not end well opens none.

@@ -61,7 +61,8 @@
 //	                              it was ended through *sql.Tx    Ended
 //
 // "There is none" is the answer that there is no such savepoint or no transaction
-// (sqlerr.Gone). A read-only transaction that ends well ends with ROLLBACK; where
+// (sqlerr.Gone). ROLLBACK without Guard counts as answered with it after a ROLLBACK TO
+// a Savepoint was, whatever the driver says to ROLLBACK itself. A read-only transaction that ends well ends with ROLLBACK; where
 // that succeeds and no error may have ended it before, it counts as Committed.
 //
 // # Locks
@@ -157,6 +158,7 @@ type Slot struct {
 	handedOut bool               // H of the package comment, or as good as that; from false to true, by Use, Note and Savepoint
 	overlap   bool               // statements under way, or since none was, have overlapped; written by startStatement
 	doubtful  bool               // a statement may have ended the transaction and has not told; written by Use, Note and Savepoint
+	vanished  bool               // there was no such savepoint when one was to be gone back to; written by startBegin and Savepoint
 	ended     uint32             // how many have ended; written by End
 	cancel    context.CancelFunc // of the context of BEGIN; nil before the first
 	tx        *sql.Tx            // nil when none is open; written by who has the turn or has closed the slot, who reads it without the mutex
@@ -413,7 +415,7 @@ func (s *Slot) abort(err error) {
 // sound notes that the transaction is known to be alive. The caller holds s.mu.
 func (s *Slot) sound() {
 	s.to(open)
-	s.reason = nil
+	s.reason, s.vanished = nil, false
 }
 
 // abortedBy returns why only a rollback is left, nil if that is not so.

@@ -108,6 +108,22 @@ func (t *testTx) lock(ctx context.Context, within func() *Nest) error {
 	return err
 }
 
+// CloseNest waits for what nests in the savepoint of a test's transaction, which is to
+// end now: an explicit end, whose wait its own context ends too. Then nothing has
+// changed. The caller has the turn.
+func (s *Slot) CloseNest(ctx, unit context.Context) error {
+	if s.test == nil {
+		return nil
+	}
+	nest := s.test.nest
+	if err := nest.turn.LockEither(ctx, unit); err != nil {
+		return err
+	}
+	defer nest.turn.Unlock()
+	nest.over.Store(true)
+	return nil
+}
+
 // closeNest waits for what nests in the savepoint, which is about to end, or for
 // the end of the unit's context. What comes later nests in what is around.
 func (t *testTx) closeNest(unit context.Context) {

@@ -42,13 +42,9 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 
 // begin is Begin for what has more to look at.
 func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *sql.TxOptions) (Open, error) {
-	ask := txn.Ask{
-		Opener:  s,
-		Purpose: why,
-		Timed:   s.Observed(),
-		Unit:    u.host.Context(),
-		Begins:  &u.used.Load().begins,
-	}
+	var ask txn.Ask // field by field: a composite literal would be built apart and copied
+	ask.Opener, ask.Purpose, ask.Timed = s, why, s.Observed()
+	ask.Unit, ask.Begins, ask.Groups = u.host.Context(), &u.used.Load().begins, u
 	if why == txn.WithOptions { // nobody has waited for those of the binding
 		ask.Options = txn.Chosen(opts)
 	} else {
@@ -60,15 +56,16 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
-	ask.Groups = u
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) error { return u.askAfterBegin(ctx, at, s, tx) }
 	}
-	done, err := u.mayUse(ctx, s)
-	if err != nil {
-		return Open{}, u.beginFailed(ctx, s, err)
+	if u.asksNow() {
+		done, err := u.mayUse(ctx, s)
+		if err != nil {
+			return Open{}, u.beginFailed(ctx, s, err)
+		}
+		defer done()
 	}
-	defer done()
 	o, err := u.useSlot(ctx, s, &ask)
 	for n := 1; err != nil && u.persists(ctx, err, n); n++ {
 		o, err = u.useSlot(ctx, s, &ask)
@@ -116,11 +113,14 @@ func (u *Unit) beginOf(s *Source) *asked {
 // mayUse returns an error if a use of s with ctx, which takes the slot's turn, would
 // wait for itself: one in an AfterBegin, or in a Route that another one waits for.
 func (u *Unit) mayUse(ctx context.Context, s *Source) (done func(), err error) {
-	if u.used.Load().asking.Load() == 0 || askingIn(ctx) == nil {
+	if !u.asksNow() || askingIn(ctx) == nil {
 		return nothing, nil
 	}
 	return u.mayWait(ctx, u.beginOf(s))
 }
+
+// asksNow reports whether a function of the program is being asked.
+func (u *Unit) asksNow() bool { return u.used.Load().asking.Load() > 0 }
 
 // Begun reports whether a transaction is open, or being begun, on the database of b.
 func (u *Unit) Begun(b Binding) bool {

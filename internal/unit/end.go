@@ -32,9 +32,13 @@ func (u *Unit) finish(commit bool) error {
 	}
 	started := false
 	for !started {
-		commit = commit && u.decide()
+		decides := commit      // if a BeforeCommit function is there
+		if u.ifRare() != nil { // otherwise none is there yet
+			commit = commit && u.decide()
+			decides = commit && u.gone() == nil // not asked under the mutex
+		}
 		var again bool
-		if started, again = u.startEnding(commit && !u.goneWhileDeciding()); !started && !again {
+		if started, again = u.startEnding(decides); !started && !again {
 			return u.result()
 		}
 	}
@@ -72,12 +76,12 @@ func (u *Unit) endUnused() bool {
 	return unused
 }
 
-// startEnding reports whether there is anything to end. again is true if it is to be
-// committed, and a BeforeCommit function is to run first, or runs.
-func (u *Unit) startEnding(commit bool) (started, again bool) {
+// startEnding reports whether there is anything to end. again is true if decides is,
+// and a BeforeCommit function is to run first, or runs.
+func (u *Unit) startEnding(decides bool) (started, again bool) {
 	u.mu.Lock()
 	if u.state < ending {
-		again = commit && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)
+		again = decides && u.ifRare() != nil && (u.indexOfNext(nil) >= 0 || u.firstDecision() != nil)
 		started = !again
 	}
 	if started {
@@ -102,9 +106,8 @@ func (u *Unit) closeSlots(open []*txn.Slot) []*txn.Slot {
 // about the transactions counts. The wait ends with the unit's context, and then
 // nothing is committed.
 func (u *Unit) waitForStatements(open []*txn.Slot) {
-	ctx := u.host.Context()
 	for _, s := range open {
-		if s.Running() && s.Quiet(ctx, ctx) != nil {
+		if s.Running() && s.Quiet(u.host.Context(), u.host.Context()) != nil {
 			return
 		}
 	}
@@ -126,10 +129,6 @@ func (u *Unit) mayCommit(commit, isOpen bool) bool {
 	}
 	return false
 }
-
-// goneWhileDeciding reports whether there may be BeforeCommit functions, and the
-// unit's context has ended. It is not asked under the mutex.
-func (u *Unit) goneWhileDeciding() bool { return u.ifRare() != nil && u.gone() != nil }
 
 // gone returns why the unit's context has ended, nil if it has not. One that panics
 // counts as one that has ended: what is open must be ended all the same.
@@ -169,8 +168,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool
 	}()
 	var committed []string
 	for _, s := range open {
-		r := u.end(s, nil, commit, committed, results)
-		commit = commit && r.Err == nil
+		commit = u.end(s, nil, commit, committed, results) == nil && commit
 		if len(open) > 1 && commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
@@ -225,24 +223,25 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 		return
 	}
 	defer u.rollBack(open[1:], results)
-	u.end(open[0], nil, false, nil, results)
+	_ = u.end(open[0], nil, false, nil, results)
 }
 
 // end ends the transaction of s; at is the context of who fails if that does, nil for
-// that of the key that began it. The Err of the result is that for the program. It is
-// added to results if somebody wants to know, also if a driver does not return. The
+// that of the key that began it. The error is that for the program. What became of it
+// is added to results if somebody wants to know, also if a driver does not return. The
 // caller has the turn, or has closed s.
-func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (r txn.Result) {
+func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (err error) {
 	defer func() {
-		r = s.Result()
+		r := s.Result()
 		u.noteEnd(s, &r, at, committed)
 		u.dropBefores(s)
 		if r.Times != nil { // somebody wants to know
 			*results = append(*results, r)
 		}
+		err = r.Err
 	}()
 	s.End(u.host.Context(), well)
-	return r
+	return nil
 }
 
 // noteEnd notes what became of the transaction that has ended in s, and makes the
@@ -254,6 +253,9 @@ func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed
 		u.loseRecord()
 	default:
 		u.Keep()
+	}
+	if r.Outcome == txn.Committed {
+		return
 	}
 	if r.Outcome == txn.Unknown {
 		u.takeHooks(s) // they are dropped: neither kind runs
@@ -402,8 +404,13 @@ func (u *Unit) endNow(ctx context.Context, e *endOf) (hooks []hook, again bool, 
 			}
 		}
 	}
-	r := u.end(s.slot, e.at, e.commit, nil, &e.results)
-	return u.takeHooks(s.slot), false, r.Err
+	if err := s.slot.CloseNest(ctx, u.host.Context()); err != nil && e.commit {
+		return nil, false, u.refuse(e.at, s, err)
+	} else if err != nil {
+		return nil, false, err
+	}
+	err = u.end(s.slot, e.at, e.commit, nil, &e.results)
+	return u.takeHooks(s.slot), false, err
 }
 
 // refuse makes the unit fail because of a Commit that is refused.

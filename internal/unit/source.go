@@ -82,16 +82,15 @@ func (u *Unit) known(b Binding) *Source {
 // source returns the source of b in the unit, a new one if there is none.
 func (u *Unit) source(at context.Context, b Binding, n need) (s *Source, chosen bool, err error) {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	if n.transaction {
-		if err := u.refused(); err != nil {
-			return nil, false, err
-		}
+		err = u.refused()
 	}
-	if s, err = u.sourceOf(at, b); err != nil {
-		return nil, false, err
+	if err == nil {
+		s, err = u.sourceOf(at, b)
 	}
-	return s, s.chosen(n.options), nil
+	chosen = err == nil && s.chosen(n.options)
+	u.mu.Unlock()
+	return s, chosen, err
 }
 
 // sourceOf is source for who holds u.mu.

@@ -35,6 +35,25 @@ func TestUnitAsksOnce(t *testing.T) {
 	w.check("a: TxOptions; a: BEGIN READ ONLY; a: ROLLBACK; a was committed; a: BEGIN READ ONLY; a: ROLLBACK; a was committed")
 }
 
+// In a unit whose connection was hijacked nothing begins, so that a use asks neither
+// Route nor TxOptions; DB does.
+func TestUnitAsksNothingAfterAHijack(t *testing.T) {
+	w := newWorld(t)
+	a := w.routed("a")
+	a.options = readOnly
+	w.Hijacked()
+	if _, err := w.use(background, a); err != ErrHijacked {
+		t.Errorf("got %v", err)
+	}
+	w.check("")
+	must(w.DB(background, background, a))(t)
+	w.check("a: Route")
+	if _, err := w.use(background, a); err != ErrHijacked {
+		t.Errorf("got %v", err)
+	}
+	w.check("")
+}
+
 // Options that are given are not asked for; the binding's are, for the next use.
 func TestUnitGivenOptions(t *testing.T) {
 	w := newWorld(t)
