@@ -310,10 +310,11 @@ func TestUnitPersistInBegin(t *testing.T) {
 		log   string
 		ok    bool
 	}{
-		"it is there again": {unreachable, 9, nil, background, "12", "a: BEGIN; a: BEGIN; a: BEGIN", true},
-		"no time is left":   {unreachable, 1, nil, background, "12", "a: BEGIN; a: BEGIN", false},
-		"another error":     {errPlain, 9, nil, background, "", "a: BEGIN", false},
-		"the context ended": {unreachable, 9, nil, canceled, "", "", false},
+		"it is there again":    {unreachable, 9, nil, background, "12", "a: BEGIN; a: BEGIN; a: BEGIN", true},
+		"the server is not up": {answered("08006"), 9, nil, background, "12", "a: BEGIN; a: BEGIN; a: BEGIN", true},
+		"no time is left":      {unreachable, 1, nil, background, "12", "a: BEGIN; a: BEGIN", false},
+		"another error":        {errPlain, 9, nil, background, "", "a: BEGIN", false},
+		"the context ended":    {unreachable, 9, nil, canceled, "", "", false},
 		"something is unknown": {unreachable, 9, func(w *world, b *binding) {
 			other := w.bind("b")
 			w.begin(other)
