@@ -46,7 +46,8 @@ func TestReadOnly(t *testing.T) {
 
 // The options of database/sql are those of stdlib.
 func TestIsolationLevels(t *testing.T) {
-	s := newSite(t)
+	j := newJudge(t)
+	s := newSiteOn(t, j, newPool(t, j.dsn+"&default_transaction_isolation=serializable"))
 	plain := stdlib.OpenDBFromPool(s.pool)
 	defer plain.Close()
 	for level := sql.LevelDefault; level <= sql.LevelLinearizable; level++ {

@@ -223,6 +223,14 @@ var nestings = map[string]nesting{
 		put(ctx, tx, 1)
 		return nil
 	}},
+	"Begin left open, and an error": {500, [3]bool{}, func(ctx context.Context, put func(context.Context, querier, int)) error {
+		tx, err := key.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		put(ctx, tx, 0)
+		return errNo
+	}},
 	"Begin left open in a Savepoint": {200, [3]bool{true, false, true}, func(ctx context.Context, put func(context.Context, querier, int)) error {
 		put(ctx, key, 0)
 		err := inSavepoint(ctx, true, func(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -355,40 +356,45 @@ func TestEndWaitsForUse(t *testing.T) {
 	}
 }
 
-// Rows that another goroutine reads while the request ends: each of them gets the mutex
-// at some time, nothing hangs, and the connections are given back.
+// Rows that another goroutine uses while COMMIT reads what is left of them: nothing
+// hangs, and the connection is given back.
 func TestEndBesideUse(t *testing.T) {
 	s := newSite(t)
-	for i := range 100 {
-		id := fresh()
-		read := make(chan error, 1)
-		s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
-			ctx := context.WithoutCancel(r.Context())
-			if err := insert(ctx, key, "Exec", id, "text"); err != nil {
-				return err
-			}
-			rows, err := key.Query(ctx, "SELECT generate_series(1, 2000)")
-			if err != nil {
-				return err
-			}
-			go func() {
-				for n := 0; rows.Next(); n++ {
-					if n == 100*i {
-						rows.Close()
-					}
+	lock := newConn(t, s.dsn)
+	id := fresh()
+	if _, err := lock.Exec(context.Background(), "SELECT pg_advisory_lock($1)", id); err != nil {
+		t.Fatal(err)
+	}
+	var beside sync.WaitGroup
+	s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+		if err := insert(r.Context(), key, "Exec", id, "text"); err != nil {
+			return err
+		}
+		rows, err := key.Query(r.Context(), "SELECT repeat('x', 100), CASE g WHEN 5000 THEN pg_advisory_xact_lock($1)::text END FROM generate_series(1, 5000) g", id)
+		if err != nil {
+			return err
+		}
+		return sqlreq.BeforeCommit(r.Context(), func(context.Context) error {
+			beside.Go(func() {
+				for rows.Err() == nil {
+					rows.RawValues()
 				}
-				if err := rows.Scan(new(int)); err == nil {
-					read <- errors.New("a row after the end")
-					return
+				if rows.Next() || !strings.Contains(rows.Err().Error(), "ended early") {
+					t.Errorf("got %v", rows.Err())
 				}
-				read <- rows.Err()
-			}()
+			})
+			beside.Go(func() { // COMMIT has begun to read by then, or reads less
+				eventually(t, "the query waits", func() bool {
+					return s.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 1
+				})
+				if _, err := lock.Exec(context.Background(), "SELECT pg_advisory_unlock_all()"); err != nil {
+					t.Error(err)
+				}
+			})
 			return nil
 		})
-		if err := <-read; err != nil && !strings.Contains(err.Error(), "ended early") {
-			t.Errorf("got %v", err)
-		}
-	}
+	})
+	beside.Wait()
 }
 
 // What is called after its end says why.

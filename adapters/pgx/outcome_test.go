@@ -332,6 +332,10 @@ func TestAsNative(t *testing.T) {
 		told = append(told, fmt.Sprint(d != nil && len(d.ParamOIDs) == 1, err))
 		var n int
 		told = append(told, fmt.Sprint(tx.QueryRow(ctx, "named", 1).Scan(&n), n))
+		sp, err := tx.Begin(ctx)
+		told = append(told, fmt.Sprint(err, sp.QueryRow(ctx, "SELECT nonsense").Scan(&n), sp.Rollback(ctx)))
+		sp, err = tx.Begin(ctx) // an error behind the first row
+		told = append(told, fmt.Sprint(err, sp.QueryRow(ctx, "SELECT 1/(g - 2) FROM generate_series(1, 3) g").Scan(&n), sp.Rollback(ctx)))
 		_, err = tx.Prepare(ctx, "wrong", "SELECT FROM WHERE")
 		return append(told, fmt.Sprint(err))
 	}

@@ -274,6 +274,7 @@ func (r *row) Scan(dest ...any) error {
 func scanOne(rows pgx.Rows, dest []any) error {
 	for _, d := range dest {
 		if _, ok := d.(*pgtype.DriverBytes); ok {
+			rows.Close()
 			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
 		}
 	}

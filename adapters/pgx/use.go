@@ -337,10 +337,7 @@ func (r *results) QueryRow() pgx.Row {
 type batchRow struct{ rows *rows }
 
 // Scan is that of [pgx.Row].
-func (r batchRow) Scan(dest ...any) error {
-	defer r.rows.Close()
-	return scanOne(r.rows, dest)
-}
+func (r batchRow) Scan(dest ...any) error { return scanOne(r.rows, dest) }
 
 // Close is that of [pgx.BatchResults].
 func (r *results) Close() error {
