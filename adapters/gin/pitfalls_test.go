@@ -183,6 +183,32 @@ func TestWriterOfOutsideAsksTheContext(t *testing.T) {
 	}
 }
 
+// Without a middleware outside that writes one, a failed request has no body. The
+// registry's ErrorHandler writes it, unless AbortWithError has sent the status already.
+func TestBodyOfAnError(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	engine := gin.New()
+	engine.Use(Wrap(s.Reg.Middleware))
+	engine.POST("/error", work(s, func(c *gin.Context) { _ = c.Error(errors.New("on purpose")) }))
+	engine.POST("/fail", work(s, func(c *gin.Context) { _ = sqlreq.Fail(c.Request.Context(), errors.New("on purpose")) }))
+	engine.POST("/abort", work(s, func(c *gin.Context) { _ = c.AbortWithError(500, errors.New("on purpose")) }))
+	url := s.Serve(t, engine)
+	want := func(path, body string) {
+		t.Helper()
+		if got := s.Send(t, "POST", url+path); got.Status != 500 || got.Body != body {
+			t.Errorf("%s: got %d %q, want 500 %q", path, got.Status, got.Body, body)
+		}
+	}
+	want("/error", "")
+	want("/fail", "")
+	want("/abort", "")
+	s.Reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { _, _ = io.WriteString(w, "custom") }
+	want("/error", "custom")
+	want("/fail", "custom")
+	want("/abort", "")
+	s.WantRows(t, 0)
+}
+
 // What runs between the handler and the end of the transaction cannot answer any more.
 func TestBeforeCommitCannotAnswer(t *testing.T) {
 	s := adaptertest.NewSite(t)

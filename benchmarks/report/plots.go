@@ -118,12 +118,14 @@ var inWords = []struct{ by, words string }{
 	{"sqlreq", "sqlreq"},
 }
 
+// overviewWorks are the works of the overview, from the top down.
+var overviewWorks = []string{"nothing", "read", "durable"}
+
 // overview is the plot of the README: three ways at three works, with a legend in
 // words and a number at each mark. It is narrow, for a phone.
 func overview(r *results, name string) error {
 	p := newPlot("", "", "")
 	p.X.Tick.Label.Font.Size, p.Y.Tick.Label.Font.Size = 13, 13
-	works := []string{"nothing", "read", "durable"}
 	names(&p.Y, []string{"no use of\nthe database", "100 rows\nread", "one INSERT,\non the disk"})
 	logarithmic(&p.X, 8, 1e7, 10, func(v float64) string {
 		if e := math.Round(math.Log10(v)); e == 1 || e == 3 || e == 5 {
@@ -132,13 +134,13 @@ func overview(r *results, name string) error {
 		return ""
 	})
 	grid(p, true, false)
-	for n, work := range works {
+	for n, work := range overviewWorks {
 		for i, c := range inWords {
 			v, ok := r.median(id{"sqlite", "Request", work, c.by}, "ns/op")
 			if !ok {
 				continue
 			}
-			at := plotter.XY{X: math.Log10(v), Y: float64(len(works)-1-n) + 0.28*float64(1-i)}
+			at := plotter.XY{X: math.Log10(v), Y: float64(len(overviewWorks)-1-n) + 0.28*float64(1-i)}
 			g, err := plotter.NewScatter(plotter.XYs{at})
 			if err != nil {
 				return err

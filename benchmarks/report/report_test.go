@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -140,6 +141,44 @@ func TestWorksStayTogether(t *testing.T) {
 		for _, b := range work {
 			if b.Work != work[0].Work || b.Database != work[0].Database {
 				t.Errorf("%s is with %s", b.Name(), work[0].Name())
+			}
+		}
+	}
+}
+
+// The README tells the numbers of its plot, and percentages that come from them.
+func TestReadmeTellsWhatItsPlotShows(t *testing.T) {
+	r, err := load("../results")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	svg, err := os.ReadFile("../plots/overview.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, work := range overviewWorks {
+		times, labels := make(map[string]float64), make(map[string]string)
+		for _, c := range inWords {
+			v, ok := r.median(id{"sqlite", "Request", work, c.by}, "ns/op")
+			if !ok {
+				t.Fatalf("no result of %s by %s", work, c.by)
+			}
+			times[c.by], labels[c.by] = v, duration([]float64{v})
+			if label := ">" + labels[c.by] + "<"; !strings.Contains(string(svg), label) {
+				t.Errorf("%s by %s: overview.svg has not %q: run the report with -render", work, c.by, label)
+			}
+		}
+		want := []string{fmt.Sprintf("%s, %s and %s", labels["hand"], labels["eager"], labels["sqlreq"])} // for who cannot see the plot
+		if work != "nothing" {
+			want = append(want, fmt.Sprintf("%.0f %% longer (%s instead of %s)", 100*(times["sqlreq"]/times["hand"]-1), labels["sqlreq"], labels["hand"]))
+		}
+		for _, want := range want {
+			if !strings.Contains(string(readme), want) {
+				t.Errorf("%s: README.md has not %q", work, want)
 			}
 		}
 	}

@@ -26,9 +26,11 @@ func main() {
 	mux := http.NewServeMux()
 	mux.Handle("GET /notes", sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		var n int
-		err := sqlreq.DefaultKey.QueryRowContext(r.Context(), `SELECT count(*) FROM notes`).Scan(&n)
-		fmt.Fprintln(w, "notes:", n) // held back: if err is not nil, the client gets a 500 instead
-		return err
+		if err := sqlreq.DefaultKey.QueryRowContext(r.Context(), `SELECT count(*) FROM notes`).Scan(&n); err != nil {
+			return err // the client gets a 500
+		}
+		fmt.Fprintln(w, "notes:", n)
+		return nil
 	}))
 	mux.Handle("POST /notes", sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		text := r.FormValue("text")

@@ -89,7 +89,7 @@ var mustSay = []struct {
 	{"what it is", map[string][]string{"README.md": {"gives each net/http request one database/sql transaction"}}},
 	{"may I use it with X", map[string][]string{"README.md": {
 		"net/http:", "chi:", "gin, adapters/gin:", "echo, adapters/echo4 or echo5:", "gorm, adapters/gorm:", "sqlc:", "pgx, adapters/pgx:", "bun:", "sqlx, adapters/sqlx:",
-		"connect, adapters/connect:", "gRPC, adapters/grpc:", "A stream has no transaction; call reg.Do for each message", "the module github.com/sqlreq/sqlreq/adapters/gin",
+		"connect, adapters/connect:", "gRPC, adapters/grpc:", "A stream has no transaction; call reg.Do for each message", "go get github.com/sqlreq/sqlreq/adapters/gin",
 		"PostgreSQL, MySQL, MariaDB, SQLite, and any database/sql driver with real transactions", "pgxpool", "gdb.DB() gives the pool"}}},
 	{"what do I change in my code", map[string][]string{"README.md": {"To change a service you have", "Delete Commit and defer tx.Rollback()", "Statements must not overlap", "db takes a second connection", "set Guard: true in the binding then"}}},
 	{"what becomes of errors, and who logs them", map[string][]string{
