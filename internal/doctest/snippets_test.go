@@ -144,7 +144,8 @@ func usersDB(t *testing.T) *sql.DB {
 
 // TestMigrationBeforeAndAfter: by hand the client of a COMMIT that fails is told 201;
 // after the four edits it is told 500. Both send a mail only for a user who is there,
-// and undo what a handler has done that then answers with 409.
+// and undo what a handler has done that then answers with 409. A Commit that was
+// forgotten, and a statement on the pool, are stored whatever the answer is.
 func TestMigrationBeforeAndAfter(t *testing.T) {
 	db := usersDB(t)
 	if _, err := db.Exec(`ALTER TABLE users DROP COLUMN failed`); err != nil {
@@ -165,6 +166,9 @@ func TestMigrationBeforeAndAfter(t *testing.T) {
 		{after(http.HandlerFunc(saveUser)), "ann", 201, 3, 0},
 		{after(http.HandlerFunc(saveUser)), "nobody", 500, 3, 0},
 		{after(refused(saveUser)), "ann", 409, 3, 0},
+		{after(leftOver((*sql.Tx).Commit)), "ann", 500, 4, 0},
+		{after(leftOver((*sql.Tx).Rollback)), "ann", 500, 4, 0},
+		{after(refused(pastTheKey(db))), "ann", 409, 5, 0},
 	} {
 		mails = 0
 		rec := httptest.NewRecorder()
@@ -172,6 +176,27 @@ func TestMigrationBeforeAndAfter(t *testing.T) {
 		if n := sqlreqtest.Count(t, db, "users"); rec.Code != step.code || n != step.users || mails != step.mailed {
 			t.Errorf("%s: got %d, %d users, %d mails, want %+v", step.name, rec.Code, n, mails, step)
 		}
+	}
+}
+
+// leftOver is a handler whose Commit or deferred Rollback was forgotten in the port.
+func leftOver(end func(*sql.Tx) error) http.Handler {
+	return sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		tx, err := sqlreq.Tx(r.Context())
+		if err != nil {
+			return err
+		}
+		defer end(tx)
+		w.WriteHeader(http.StatusCreated)
+		_, err = tx.ExecContext(r.Context(), `INSERT INTO users VALUES (?)`, r.FormValue("name"))
+		return err
+	})
+}
+
+// pastTheKey is a handler that still has the pool.
+func pastTheKey(db *sql.DB) http.HandlerFunc {
+	return func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = db.ExecContext(r.Context(), `INSERT INTO users VALUES (?)`, r.FormValue("name"))
 	}
 }
 
