@@ -14,6 +14,9 @@ import (
 var long = flag.Bool("long", false, "all rounds of the tests that have many")
 
 func TestMain(m *testing.M) {
+	if os.Getenv(shopVariable) != "" {
+		os.Exit(runShop())
+	}
 	flag.Parse()
 	os.Exit(servers.Run(m))
 }
@@ -32,6 +35,13 @@ var databases []database
 func (d database) open(t testing.TB) *sql.DB {
 	t.Helper()
 	return openDSN(t, d.driver, d.dsn(t))
+}
+
+// fixed returns the same database with one DSN: that of SQLite names a new file each time.
+func (d database) fixed(t testing.TB) database {
+	dsn := d.dsn(t)
+	d.dsn = func(testing.TB) string { return dsn }
+	return d
 }
 
 func openDSN(t testing.TB, driver, dsn string) *sql.DB {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/matrix"
 )
 
 // wirePoints is how far a response has got when its handler fails.
@@ -208,7 +209,7 @@ func TestG1PanicIsLoggedWhereTheGoroutineExits(t *testing.T) {
 				var rec sqlreqtest.Recorder
 				rec.Watch(reg)
 				ended := make(chan struct{})
-				h := matrixRecover(true)(matrixWrap(false)(reg.Middleware(test.h)))
+				h := matrix.Recoverer(true)(matrix.Wrapper(false)(reg.Middleware(test.h)))
 				got := p.start(t, lateOnce(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer close(ended)
 					h.ServeHTTP(w, r)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/matrix"
 )
 
 // lateZip compresses, as gorilla's and chi's middlewares do: the type is found out in
@@ -109,6 +110,42 @@ func TestG10CompressionOutsideSeesWhatTheBareOneSees(t *testing.T) {
 				want.Del("Content-Length")
 				if fmt.Sprint(got) != fmt.Sprint(want) {
 					t.Errorf("retry %t, %s %s:\n got %v\nwant %v", retry, method, name, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestG10HeadIsNoStump: gorilla's middleware takes the Accept-Encoding out of the
+// request, and NYTimes' flushes nothing of what is small.
+func TestG10HeadIsNoStump(t *testing.T) {
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"hides Accept-Encoding": func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Add("Vary", "Accept-Encoding")
+				r.Header.Del("Accept-Encoding")
+				lateZipped(next).ServeHTTP(w, r)
+			})
+		},
+		"does not flush": func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(struct{ http.ResponseWriter }{w}, r) })
+		},
+	} {
+		for _, retry := range []bool{false, true} {
+			app := wireRegistry(t, retry, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)}).Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, "<!DOCTYPE html>"+wireSmall)
+			}))
+			for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
+				srv := p.serve(t, wrap(app))
+				r := takenBackRequest(t, "HEAD", srv.URL)
+				r.Header.Set("Accept-Encoding", "gzip")
+				res, err := srv.Client().Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = res.Body.Close()
+				if res.Header["Content-Length"] != nil || res.Header.Get("Content-Type") != "text/html; charset=utf-8" {
+					t.Errorf("%s, %s, Retry %t: got %v, want a type and no length", p.name, name, retry, res.Header)
 				}
 			}
 		}
@@ -251,7 +288,9 @@ func TestG10FlushedErrorStands(t *testing.T) {
 		"panic":  {func(*http.Request) error { panic("boom") }, false},
 		"Goexit": {func(*http.Request) error { runtime.Goexit(); return nil }, false},
 		"error":  {func(*http.Request) error { return sqlreqtest.ErrTest }, true},
-		"COMMIT": {func(r *http.Request) error { return errors.Join(matrixBreak(nil, r), sqlreq.Commit(r.Context())) }, true},
+		"COMMIT": {func(r *http.Request) error {
+			return errors.Join(matrix.BreakCommit(nil, r), sqlreq.Commit(r.Context()))
+		}, true},
 	}
 	for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
 		for name, test := range then {

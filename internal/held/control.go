@@ -159,7 +159,7 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 	if err := before(status); err != nil {
 		return nil, nil, err
 	}
-	starts, err := w.startHijack()
+	starts, flushes, err := w.startHijack()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,6 +167,9 @@ func (w *Writer) HijackAfter(before func(status int) error) (net.Conn, *bufio.Re
 		if err := w.sendHeld(); err != nil {
 			return nil, nil, err
 		}
+	}
+	if w.sendLastByte() || flushes { // net/http's Hijack drops what is in its buffers
+		_ = w.outer(http.NewResponseController(w.rw).Flush)
 	}
 	var conn net.Conn
 	var rw *bufio.ReadWriter
@@ -195,18 +198,20 @@ func (w *Writer) canHijack() (status int, err error) {
 	return int(w.status), nil
 }
 
-// startHijack starts the response if a status was set, and reports that.
-func (w *Writer) startHijack() (starts bool, err error) {
+// startHijack starts the response if a status was set, and reports that, and whether
+// a Flush has waited.
+func (w *Writer) startHijack() (starts, flushes bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.handlerDone:
-		return false, ErrReturned // while the caller's function ran
+		return false, false, ErrReturned // while the caller's function ran
 	case w.phase == holding && w.status != 0:
+		w.implicit = false // there may be no byte to write that would tell
 		w.startLocked()
-		return true, nil
+		return true, w.flushWaits, nil
 	}
-	return false, nil
+	return false, false, nil
 }
 
 // noteHijacked notes that the connection belongs to the handler.

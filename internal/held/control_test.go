@@ -87,6 +87,16 @@ func TestHijack(t *testing.T) {
 	}
 }
 
+func TestHijackSendsAnImplicitStatus(t *testing.T) {
+	c := newClient()
+	c.conn, _ = net.Pipe()
+	w := writer(c, request("GET"), 100)
+	_, _ = w.Write(nil)
+	if _, _, err := w.Hijack(); err != nil || c.status != 200 {
+		t.Errorf("got %v, status %d, want 200: no byte of a body tells it", err, c.status)
+	}
+}
+
 func TestController(t *testing.T) {
 	c := newClient()
 	rc := http.NewResponseController(writer(wrapped{c}, request("GET"), 100))

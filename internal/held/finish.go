@@ -1,7 +1,6 @@
 package held
 
 import (
-	"maps"
 	"net/http"
 )
 
@@ -87,7 +86,10 @@ func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
 	switch {
 	case w.req.Method != http.MethodHead || !bodyAllowed(w.status) || w.length >= 0 || w.written <= int64(w.body.length()) && !w.flushWaits:
 	case w.compressibleLocked():
-		do = releaseFlushed // so that nobody outside takes the first bytes for all
+		// Nobody outside may take the first bytes for all: neither those who do not flush what is small, nor those who
+		// take the length out.
+		w.suppressLengthLocked()
+		do = releaseFlushed
 	case !w.sent.has("Content-Length") && w.written > int64(w.body.length()): // or it is nil
 		w.declareCountedLocked()
 	}
@@ -99,11 +101,14 @@ func (w *Writer) releaseHeldLocked() (do releasing, held *body) {
 	return do, held
 }
 
-// sendLastByte sends the last byte of a declared length, if the handler has written it.
-func (w *Writer) sendLastByte() {
-	if b, held := w.takeLastByte(); held {
+// sendLastByte sends the last byte of a declared length, if the handler has written
+// it, and reports that.
+func (w *Writer) sendLastByte() bool {
+	b, held := w.takeLastByte()
+	if held {
 		_, _ = w.rw.Write([]byte{b})
 	}
+	return held
 }
 
 func (w *Writer) takeLastByte() (b byte, held bool) {
@@ -123,7 +128,7 @@ func (w *Writer) noteReleased() {
 
 func (w *Writer) endReleaseLocked() {
 	if w.ownHeader && w.sent != nil {
-		maps.Copy(w.outerHeaderLocked(), w.sent.laterTrailers(w.header))
+		setTrailers(w.outerHeaderLocked(), w.sent.laterTrailers(w.header, true))
 	}
 	w.closeLocked()
 }

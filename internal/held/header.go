@@ -1,7 +1,6 @@
 package held
 
 import (
-	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -151,12 +150,12 @@ func (w *Writer) sendHeaderLocked() {
 		}
 		w.sendStatusLocked()
 	default:
-		trailers := w.sent.laterTrailers(w.header)
+		trailers := w.sent.laterTrailers(w.header, false)
 		outer := w.outerHeaderLocked()
 		w.sent.restore(outer)
 		w.implicit = w.implicit && len(trailers) == 0
 		w.sendStatusLocked()
-		maps.Copy(outer, trailers)
+		setTrailers(outer, trailers)
 	}
 }
 
@@ -178,8 +177,27 @@ func (w *Writer) laterTrailersLocked() bool {
 }
 
 // compressibleLocked reports whether a middleware outside may compress the response:
-// the length of its HEAD is not what was counted here.
-func (w *Writer) compressibleLocked() bool { return w.req.Header["Accept-Encoding"] != nil }
+// the length of its HEAD is not what was counted here. gorilla's takes the
+// Accept-Encoding out of the request.
+func (w *Writer) compressibleLocked() bool {
+	if w.req.Header["Accept-Encoding"] != nil {
+		return true
+	}
+	for _, fields := range w.outerHeaderLocked()["Vary"] {
+		if strings.Contains(strings.ToLower(fields), "accept-encoding") {
+			return true
+		}
+	}
+	return false
+}
+
+// suppressLengthLocked keeps net/http from declaring a length.
+func (w *Writer) suppressLengthLocked() {
+	w.headerLocked()
+	if !w.sent.has("Content-Length") {
+		w.sent.add("Content-Length")
+	}
+}
 
 // declareCountedLocked declares the length that was counted: of the body of a HEAD
 // only the first bytes reach net/http, which would take them for all.

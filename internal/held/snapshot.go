@@ -95,23 +95,44 @@ func setHeader(dst, src http.Header) {
 }
 
 // laterTrailers returns fresh slices of those values of later that are not in s, and
-// that are trailers: declared in s, or by the prefix of their name.
-func (s *snapshot) laterTrailers(later http.Header) http.Header {
+// that are trailers: declared in s, or by the prefix of their name. One that is no
+// longer in later is nil. With unchanged, values that are in s count as well.
+func (s *snapshot) laterTrailers(later http.Header, unchanged bool) http.Header {
 	before := make(http.Header, len(s.keys))
 	for i, k := range s.keys {
 		before[k] = s.values(i)
 	}
 	var trailers http.Header
 	for k, v := range later {
-		if was, ok := before[k]; ok && slices.Equal(was, v) || !isTrailer(k, before["Trailer"]) {
+		if was, ok := before[k]; ok && !unchanged && slices.Equal(was, v) || !isTrailer(k, before["Trailer"]) {
 			continue
 		}
 		if trailers == nil {
 			trailers = make(http.Header)
 		}
-		trailers[k] = append([]string(nil), v...)
+		trailers[k] = append([]string{}, v...)
+	}
+	for k := range before {
+		if _, ok := later[k]; ok || !isTrailer(k, before["Trailer"]) {
+			continue
+		}
+		if trailers == nil {
+			trailers = make(http.Header)
+		}
+		trailers[k] = nil
 	}
 	return trailers
+}
+
+// setTrailers changes h by what laterTrailers returned.
+func setTrailers(h, trailers http.Header) {
+	for k, v := range trailers {
+		if v == nil {
+			delete(h, k) // over HTTP/2 net/http never ends a response with a trailer that has no values
+			continue
+		}
+		h[k] = v
+	}
 }
 
 // isTrailer reports whether key is that of a trailer, where fields were declared.
