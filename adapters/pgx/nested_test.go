@@ -134,6 +134,21 @@ var nestings = map[string]nesting{
 		put(ctx, tx, 2)
 		return err
 	}},
+	"Tx taken in a Savepoint, used after it": {200, [3]bool{true, true, true}, func(ctx context.Context, put func(context.Context, querier, int)) error {
+		var tx pgx.Tx
+		err := inSavepoint(ctx, true, func(ctx context.Context) (err error) {
+			if tx, err = key.Tx(ctx); err == nil {
+				put(ctx, tx, 0)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		put(ctx, tx, 1)
+		put(ctx, key, 2)
+		return nil
+	}},
 	"Savepoint around Begin, rolled back": {200, [3]bool{true, false, true}, func(ctx context.Context, put func(context.Context, querier, int)) error {
 		put(ctx, key, 0)
 		err := inSavepoint(ctx, false, func(ctx context.Context) error {
@@ -438,6 +453,13 @@ func TestTxCommitAndRollbackFailTheRequest(t *testing.T) {
 			return nil
 		},
 		"both": func(ctx context.Context, tx pgx.Tx) error { defer tx.Rollback(ctx); return tx.Commit(ctx) },
+		"Commit's error": func(ctx context.Context, tx pgx.Tx) error {
+			err := tx.Commit(ctx)
+			if !errors.Is(err, sqlreq.ErrTxEnded) {
+				t.Errorf("Commit: got %v, want ErrTxEnded", err)
+			}
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := fresh()

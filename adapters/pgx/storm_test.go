@@ -27,7 +27,8 @@ var (
 type program struct {
 	*rand.Rand
 	site *site
-	id   int // of the next note
+	id   int           // of the next note
+	done chan struct{} // closed when the handler has returned: of a broken transfer the client may learn earlier
 
 	committed []int // by explicit Commits
 	kept      []int // acknowledged, and not undone, in the open transaction
@@ -210,6 +211,7 @@ func TestStorm(t *testing.T) {
 		mu.Lock()
 		p := programs[r.URL.Path]
 		mu.Unlock()
+		defer close(p.done)
 		return p.run(w, r)
 	})
 	s.handler.Store(&h)
@@ -220,11 +222,16 @@ func TestStorm(t *testing.T) {
 		wg.Go(func() {
 			for n := range next {
 				path := "/" + strconv.Itoa(n)
-				p := &program{Rand: rand.New(rand.NewPCG(*seed, uint64(n))), site: s, id: n * 1000}
+				p := &program{Rand: rand.New(rand.NewPCG(*seed, uint64(n))), site: s, id: n * 1000, done: make(chan struct{})}
 				mu.Lock()
 				programs[path] = p
 				mu.Unlock()
 				status, _ := s.post(context.Background(), path)
+				select {
+				case <-p.done:
+				case <-time.After(patience):
+					t.Errorf("request %d has not come to its end", n)
+				}
 				mu.Lock()
 				told[n] = status
 				mu.Unlock()

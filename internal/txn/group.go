@@ -15,10 +15,18 @@ type Group struct {
 
 	mu       sync.Mutex   // guards what follows
 	members  []*Savepoint // in the order in which they were begun
-	isUndone bool         // from false to true once, by Undo
-	isClosed bool         // there is no further member; from false to true once, by Close
-	isOver   bool         // from false to true once, by Leave
+	state    groupState   // grows, by Close and Leave
+	isUndone bool         // whether what was done in it is undone; from false to true once, by Undo
 }
+
+// groupState is where a group is in its life: open → closed → over, or open → over.
+type groupState uint8
+
+const (
+	groupOpen   groupState = iota
+	groupClosed            // about to end: there is no further member
+	groupOver
+)
 
 // NewGroup returns an empty group for a unit, owner, with that context, inside of outer.
 func NewGroup(owner any, unit context.Context, outer *Group) *Group {
@@ -29,14 +37,14 @@ func NewGroup(owner any, unit context.Context, outer *Group) *Group {
 func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.isClosed = true
+	g.state = max(g.state, groupClosed)
 }
 
 // Leave notes that g has ended, and returns the innermost one of it and those
 // around it that has not.
 func (g *Group) Leave() *Group {
 	g.mu.Lock()
-	g.isOver = true
+	g.state = groupOver
 	g.mu.Unlock()
 	for g != nil && g.over() {
 		g = g.outer
@@ -47,7 +55,7 @@ func (g *Group) Leave() *Group {
 func (g *Group) over() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isOver
+	return g.state == groupOver
 }
 
 // Outer returns the group around g, nil if there is none.
@@ -81,7 +89,7 @@ func (g *Group) Add(sp *Savepoint) bool {
 func (g *Group) add(sp *Savepoint) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.isClosed {
+	if g.state != groupOpen {
 		return false
 	}
 	g.members = append(g.members, sp)

@@ -311,3 +311,27 @@ func TestGroupThatEnds(t *testing.T) {
 	}
 	w.End(false)
 }
+
+// A group that has ended has no further member, whether it was closed before or not.
+func TestGroupThatHasLeftTakesNoMember(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		outer := NewGroup(unitOfTest, background, nil)
+		g := NewGroup(unitOfTest, background, outer)
+		if closed {
+			g.Close()
+		}
+		g.Leave()
+		g.Close() // which does not bring it back
+		w := newWorld(t, plain)
+		w.begin()
+		sp := w.save(background)
+		if !g.Add(sp) || len(g.Members()) != 0 || !slices.Equal(outer.Members(), []*Savepoint{sp}) {
+			t.Errorf("closed before: %t: members %v, around %v", closed, g.Members(), outer.Members())
+		}
+		if !g.over() {
+			t.Errorf("closed before: %t: it has not ended", closed)
+		}
+		must(0, sp.Release("k"))(t)
+		w.End(true)
+	}
+}
