@@ -177,7 +177,7 @@ func TestWriterOfOutsideAsksTheContext(t *testing.T) {
 		}
 	}
 	s.WantRows(t, 2)
-	s.Reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { http.Error(w, "custom", 418) }
+	s.Reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { http.Error(w, "custom", http.StatusTeapot) }
 	if got := s.Send(t, "POST", url+"/commit"); got.Status != 418 || seen != 418 {
 		t.Errorf("got %d, the writer outside saw %d, want 418", got.Status, seen)
 	}
