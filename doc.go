@@ -159,8 +159,8 @@
 //
 // gorm takes a connection that has BeginTx, as Key does, for a pool, and ends the
 // request's transaction after each write, so that the row of a request that then fails
-// stays: hand it a Key behind a type without that method, as Gorm in
-// integration/thirdparty/recipes.go does. sqlc and bun take a Key as it is.
+// stays: use the module adapters/gorm. sqlc and bun take a Key as it is. gin and echo
+// have modules there, too, and docs/frameworks.md says what belongs outside.
 //
 // A custom ErrorHandler does its own logging of what it answers, but for a COMMIT
 // that failed and work that may have stayed. The 405 and

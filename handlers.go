@@ -413,6 +413,25 @@ func answer(w http.ResponseWriter, r *http.Request, logger *slog.Logger, attempt
 	http.Error(w, statusText(code), code)
 }
 
+// answeredOutside offers err to the writer that the middleware was given: that of an
+// adapter lets its framework's error handler answer, and says whether it has. The
+// writer is not looked for by Unwrap: what is between would miss the answer.
+func (x *attempt) answeredOutside(rw http.ResponseWriter, at *scope, err error) bool {
+	a, ok := rw.(interface {
+		AnswerError(*http.Request, error) bool
+	})
+	if !ok {
+		return false
+	}
+	retryAfter(rw, err)
+	if !a.AnswerError(at.req, err) {
+		return false
+	}
+	status := StatusCode(err)
+	x.log(levelOf(status, err), status, err)
+	return true
+}
+
 // retryAfter tells the client to come again where that may help.
 func retryAfter(w http.ResponseWriter, err error) {
 	err = harmless(err)

@@ -28,8 +28,7 @@ import (
 //
 // Do not hand it to gorm as it is. gorm takes anything that has a BeginTx, as a Key
 // has, for a pool, and ends the request's transaction after each write: the row of
-// a request that then fails stays. Hand it a type that embeds the Key in an
-// interface without that method, as Gorm in integration/thirdparty/recipes.go does.
+// a request that then fails stays. Use the module adapters/gorm.
 type Key string
 
 // DefaultKey is the key of the package's functions and of a [Binding] without one.

@@ -41,6 +41,9 @@ type Registry struct {
 	// the default answer is given, which is the status text of StatusCode(err). It may
 	// be called while other requests' are running. The transactions are over: they
 	// return ErrFinished.
+	// With nil a writer given to Middleware that has a method
+	// AnswerError(*http.Request, error) bool, as an adapter's, is asked first; true
+	// means that it has answered.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// HoldLimit is the size in bytes up to which a response is held until COMMIT
@@ -396,12 +399,15 @@ func (x *attempt) removeFiles(r *http.Request) {
 	}
 }
 
-// answer lets the ErrorHandler answer. The status of a Write without WriteHeader is
+// answer lets the ErrorHandler answer, or the writer of an adapter. The status of a Write without WriteHeader is
 // that of err, and if the ErrorHandler writes nothing the default answer is given:
 // there is no 200 that nobody wrote.
 func (x *attempt) answer(rw http.ResponseWriter, r *http.Request, err error) {
 	at := x.failedAt()
 	reg := at.access.reg
+	if reg.ErrorHandler == nil && x.answeredOutside(rw, at, err) {
+		return
+	}
 	w := new(held.Writer)
 	w.Init(rw, r, reg.holdLimit())
 	w.DefaultStatus(StatusCode(err))

@@ -19,16 +19,19 @@ type claim struct {
 	ctx    context.Context             // of the claim, for what follows a Rollback
 	write  func(context.Context) error // writes the record
 	flight flight
+	scope  any // of id, as arguments of the statements
+	key    any
 
 	mu         sync.Mutex // guards what follows
 	gone       bool       // the row went with an explicit Rollback
 	over       bool       // nothing is to be inserted again
 	registered bool       // write is to be called before COMMIT; that may have been done
 	written    bool       // write was called
+	answered   bool       // write is to be called, or need not: nothing is committed at the end of the unit before
 }
 
 func newClaim(ctx context.Context, o *Once, id recordID, unit repeat.Unit) claim {
-	return claim{once: o, id: id, ctx: ctx, flight: flight{id: id, unit: unit}}
+	return claim{once: o, id: id, ctx: ctx, flight: flight{id: id, unit: unit}, scope: o.Dialect.text(id.scope), key: o.Dialect.text(id.key)}
 }
 
 // take inserts the row. If there is one already it returns that, or ErrInProgress if
@@ -64,7 +67,7 @@ func (c *claim) waited(ctx context.Context, err error) error {
 // insert reports whether the row is a new one.
 func (c *claim) insert(ctx context.Context) (first bool, err error) {
 	o := c.once
-	n, err := affected(o.database().ExecContext(ctx, o.sql.insert, o.Dialect.text(c.id.scope), o.Dialect.text(c.id.key), c.id.kind, time.Now().Unix()))
+	n, err := affected(o.database().ExecContext(ctx, o.sql.insert, c.scope, c.key, c.id.kind, time.Now().Unix()))
 	if err != nil {
 		return false, fmt.Errorf("idempotency: insert the key into %s: %w", o.table(), err)
 	}
@@ -81,7 +84,7 @@ func affected(result sql.Result, err error) (int64, error) {
 // read returns the row that is there, nil if there is none.
 func (c *claim) read(ctx context.Context) (*row, error) {
 	o, r := c.once, new(row)
-	err := o.database().QueryRowContext(ctx, o.sql.read, o.Dialect.text(c.id.scope), o.Dialect.text(c.id.key), c.id.kind).
+	err := o.database().QueryRowContext(ctx, o.sql.read, c.scope, c.key, c.id.kind).
 		Scan(&r.status, &r.fingerprint, &r.header, &r.body)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -141,7 +144,19 @@ func (c *claim) insertAgain(ctx context.Context) error {
 func (c *claim) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.over = true
+	c.over, c.answered = true, true
+}
+
+func (c *claim) noteAnswered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered = true
+}
+
+func (c *claim) isUnanswered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.answered
 }
 
 // record has c.write called before COMMIT, when all other functions have run. Where an
@@ -158,7 +173,11 @@ func (c *claim) record() error {
 			return err
 		}
 	}
-	return db.BeforeCommit(repeat.Record(c.ctx), c.write)
+	if err := db.BeforeCommit(repeat.Record(c.ctx), c.write); err != nil {
+		return err
+	}
+	c.noteAnswered()
+	return nil
 }
 
 // mayRegister reports whether write is to be registered: it is not if it is already,
@@ -182,7 +201,7 @@ func (c *claim) update(ctx context.Context, r row) error {
 	c.noteWritten()
 	o := c.once
 	n, err := affected(o.database().ExecContext(ctx, o.sql.update, r.status, r.fingerprint, r.header, r.body,
-		o.Dialect.text(c.id.scope), o.Dialect.text(c.id.key), c.id.kind))
+		c.scope, c.key, c.id.kind))
 	switch {
 	case err != nil:
 		return fmt.Errorf("idempotency: write the record into %s: %w", o.table(), err)

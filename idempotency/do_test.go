@@ -185,7 +185,7 @@ func TestI4DoWaits(t *testing.T) {
 			results <- first
 		}()
 	}
-	sqlreqtest.Until(func() bool { return waiting.Load() == 4 })
+	sqlreqtest.Until(func() bool { return waiting.Load() == 4 && ran.Load() == 1 })
 	if n := db.Stats().InUse; n != 1 {
 		t.Errorf("got %d connections in use", n)
 	}

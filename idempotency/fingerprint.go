@@ -26,12 +26,11 @@ type body struct {
 	boundary []byte // of a multipart body with its dashes, nil otherwise
 	rest     io.ReadCloser
 
-	mu     sync.Mutex // guards what follows, never while the body is read
-	head   []byte     // read ahead, as far as the handler has not read it
-	err    error      // how the body has ended, nil until then
-	hash   bodyHash   // of what was read, but at least of head; none before start
-	closed bool       // nothing is hashed any more
-	sum    fingerprint
+	mu   sync.Mutex // guards what follows, never while the body is read
+	head []byte     // read ahead, as far as the handler has not read it
+	err  error      // how the body has ended, nil until then
+	hash bodyHash   // of what was read, but at least of head; none before start
+	sum  fingerprint
 }
 
 // init reads ahead, and takes the place of the body of r.
@@ -40,11 +39,23 @@ func (b *body) init(r *http.Request) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return
 	}
-	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && strings.HasPrefix(kind, "multipart/") && params["boundary"] != "" {
-		b.boundary = []byte("--" + params["boundary"])
-	}
+	b.boundary = boundaryOf(r.Header.Get("Content-Type"))
 	b.head, b.err = readAhead(r.Body, r.ContentLength)
 	r.Body = b
+}
+
+// maxBoundary is the longest boundary that RFC 2046, section 5.1.1, allows. One that is
+// longer counts as it is: it would be looked for in a time that grows with its square.
+const maxBoundary = 70
+
+// boundaryOf returns the boundary of a multipart body with its dashes, nil if there is none.
+func boundaryOf(contentType string) []byte {
+	kind, params, err := mime.ParseMediaType(contentType)
+	boundary := params["boundary"]
+	if err != nil || !strings.HasPrefix(kind, "multipart/") || boundary == "" || len(boundary) > maxBoundary {
+		return nil
+	}
+	return []byte("--" + boundary)
 }
 
 // about returns what a fingerprint has besides the body, each part with its length.
@@ -113,7 +124,7 @@ func (b *body) readHead(p []byte) (int, error) {
 func (b *body) note(p []byte, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.hash.hash == nil {
+	if b.hash.hash == nil {
 		return
 	}
 	b.hash.write(p)
@@ -148,12 +159,10 @@ type fingerprint [1 + 1 + 8 + sha256.Size]byte
 
 const fingerprintVersion = 1
 
-// fingerprint returns that of the request as far as it was read. What is read after it
-// does not count.
+// fingerprint returns that of the request as far as it was read.
 func (b *body) fingerprint() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.closed = true
 	f := append(b.sum[:0], fingerprintVersion, 0)
 	if b.hash.ended {
 		f[1] = 1

@@ -67,13 +67,14 @@ func (fs *flights) try(own *flight) (*flight, <-chan struct{}) {
 	f := fs.byID[own.id]
 	switch {
 	case f == nil:
+		own.of = fs // before AtEnd: the unit may end, and land it, from then on
 		if !own.unit.AtEnd(own) {
 			return nil, nil // it is over: the use of its transaction says so
 		}
 		if fs.byID == nil {
 			fs.byID = make(map[recordID]*flight)
 		}
-		own.of, fs.byID[own.id] = fs, own
+		fs.byID[own.id] = own
 		return own, nil
 	case f.unit == own.unit:
 		return f, nil

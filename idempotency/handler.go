@@ -18,7 +18,9 @@ import (
 // The work, and all that next does in the database, must be in the request's
 // transaction. An explicit [sqlreq.Commit] in next commits the key without an answer: if
 // the request fails afterwards its repeats get ErrInProgress until the record is
-// cleaned. [sqlreq.BeginTx] in next is an error, since the transaction has begun.
+// cleaned. [sqlreq.BeginTx] in next is an error, since the transaction has begun. If the
+// request ends before next has returned, in a goroutine that a layer outside has not
+// waited for, nothing is committed and the request fails.
 //
 // Up to 64 KiB of the body are read before the transaction begins.
 func (o *Once) Handler(next http.Handler) http.Handler {
@@ -93,6 +95,17 @@ type call struct {
 	print    []byte // the fingerprint; set by recordAnswer
 }
 
+var errUnanswered = errors.New("idempotency: the request ends while the handler of its key still runs, nothing is committed; wait for it, or answer 400 or more")
+
+// MayCommit says no as long as nothing has the answer recorded: the handler runs in a
+// goroutine that nobody has waited for, as behind http.TimeoutHandler.
+func (c *call) MayCommit() error {
+	if c.isUnanswered() {
+		return errUnanswered
+	}
+	return nil
+}
+
 func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	o := c.once
 	f, left, err := o.flights.enter(c.ctx, &c.flight, o.wait())
@@ -104,12 +117,14 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		next.ServeHTTP(w, r)
 		return
 	}
+	c.flight.unit.BeforeEnd(c) // if it is over, the use of its transaction says so
 	others := o.database().Begun(c.ctx)
 	done, err := c.take(left)
 	switch {
 	case err != nil:
 		c.failed(w, r, err)
 	case done != nil:
+		c.noteAnswered()
 		f.land()
 		if !others {
 			_ = o.database().Rollback(c.ctx) // an error of it is the request's

@@ -145,6 +145,9 @@ func TestMistakesPanic(t *testing.T) {
 		"Header":   func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Header: "a b"}).Handler(h) },
 		"Table":    func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Table: "a-b"}).Handler(h) },
 		"the tab":  func() { idempotency.MySQL.Schema("a.b.c") },
+		"1keys":    func() { idempotency.MySQL.Schema("1keys") },
+		"a.1keys":  func() { idempotency.MySQL.Schema("a.1keys") },
+		`"a."`:     func() { idempotency.MySQL.Schema("a.") },
 		"Limit":    func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Limit: -1}).Handler(h) },
 		"Wait":     func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Wait: -1}).Handler(h) },
 		"nil":      func() { newOnce().Handler(nil) },
@@ -154,6 +157,14 @@ func TestMistakesPanic(t *testing.T) {
 	for name, mistake := range cases {
 		if text, _ := sqlreqtest.Panicked(mistake).(string); !strings.HasPrefix(text, "idempotency: ") || !strings.Contains(text, name) {
 			t.Errorf("%s: got the panic %q", name, text)
+		}
+	}
+}
+
+func TestI6TableNames(t *testing.T) {
+	for _, name := range []string{"keys2", "_keys", "A.b_2", "a1.b2c3"} {
+		if got := idempotency.SQLite.Schema(name); !strings.Contains(got[0], " "+name+" (") {
+			t.Errorf("%s: got %q", name, got)
 		}
 	}
 }

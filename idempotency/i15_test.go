@@ -67,6 +67,43 @@ func TestI15AKeyIsHonouredUntilThen(t *testing.T) {
 	want(t, post(t, srv.URL, "k", "x"), "201 order 2")
 }
 
+// Clean takes what is committed, and waits for no key that is in progress: no request
+// fails beside it, and none is done twice because of it.
+func TestI15CleanBesideRequests(t *testing.T) {
+	db := open(t)
+	once := newOnce()
+	srv := serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}), once, new(work))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, err := once.Clean(context.Background(), db, time.Hour)
+				must(t, err)
+			}
+		}
+	}()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for j := range 5 {
+				key := fmt.Sprint(i, ".", j)
+				first := post(t, srv.URL, key, "x")
+				if again := post(t, srv.URL, key, "x"); first.status != 201 || again.String() != first.String()+" (replayed)" {
+					t.Errorf("got %v, then %v", first, again)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	<-stopped
+	rows(t, db, 20, 20)
+}
+
 func TestI16WaitsOutsideOfThePool(t *testing.T) {
 	db := open(t)
 	db.SetMaxOpenConns(2)

@@ -30,6 +30,7 @@ const (
 	fieldAdd                     // behind what a layer outside has set
 	fieldDelete                  // what a layer outside has set
 	fieldTrailer                 // after the body
+	fieldEarly                   // a trailer that was set, or certain to be sent, when the header left
 )
 
 // newHeader returns the start of a header column.
@@ -106,10 +107,10 @@ type parser struct{ rest []byte }
 
 func (p *parser) field() (f field, ok bool) {
 	f.do, p.rest = p.rest[0], p.rest[1:]
-	if f.do < fieldSet || f.do > fieldTrailer {
+	if f.do < fieldSet || f.do > fieldEarly {
 		return f, false
 	}
-	if f.name, ok = p.text(); !ok || !isToken(f.name) && f.do != fieldTrailer {
+	if f.name, ok = p.text(); !ok || !isToken(f.name) && f.do < fieldTrailer {
 		return f, false
 	}
 	n, ok := p.number()
@@ -151,7 +152,7 @@ func (a *answer) replay(w http.ResponseWriter) error {
 	h := w.Header()
 	for _, f := range a.fields {
 		switch f.do {
-		case fieldSet:
+		case fieldSet, fieldEarly:
 			h[f.name] = f.values
 		case fieldAdd:
 			h[f.name] = append(h[f.name][:len(h[f.name]):len(h[f.name])], f.values...)

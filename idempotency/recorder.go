@@ -32,6 +32,7 @@ type recorder struct {
 	status   int        // 0 until WriteHeader, or the first Write
 	header   []byte     // of the row; nil until the status is set
 	trailers []string   // declared with the status
+	early    []string   // set with the status, by http.TrailerPrefix
 	body     []byte     // up to limit
 	lost     bool       // the body is not kept: too large, or a Write has failed
 	flushed  bool       // the header has left
@@ -93,7 +94,12 @@ func (rec *recorder) setStatus(status int, implicit bool, h http.Header) {
 	}
 	rec.status, rec.body, rec.lost = status, nil, false
 	rec.header = appendChanges(newHeader(flags), rec.before, h)
-	rec.trailers = declaredTrailers(h)
+	rec.trailers, rec.early = declaredTrailers(h), nil
+	for name := range h {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			rec.early = append(rec.early, name)
+		}
+	}
 }
 
 // appendChanges appends what leads from the header of the layers outside to h.
@@ -252,10 +258,11 @@ func (rec *recorder) untouched() bool {
 	return rec.status == 0
 }
 
-// noteFlush keeps that the header has left without a Content-Type: net/http finds one
-// out only where it sees the begin of the body.
+// noteFlush keeps what the Content-Type is when the header leaves without one: net/http
+// finds it out by what there is of the body, and a repeat has all of it.
 func (rec *recorder) noteFlush(h http.Header, early bool, err error) {
 	_, typed := h["Content-Type"]
+	typed = typed || h.Get("Content-Encoding") != "" // then net/http finds out nothing
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	switch {
@@ -265,10 +272,19 @@ func (rec *recorder) noteFlush(h http.Header, early bool, err error) {
 	case err != nil:
 		return
 	}
-	if !typed && !rec.flushed && !rec.lost && len(rec.body) == 0 && bodyAllowed(rec.status) {
-		rec.header = appendField(rec.header, fieldSet, "Content-Type", nil)
+	if !typed && !rec.flushed && !rec.lost && bodyAllowed(rec.status) {
+		rec.header = appendField(rec.header, fieldSet, "Content-Type", rec.sniffed())
 	}
 	rec.flushed = true
+}
+
+// sniffed returns the Content-Type that is found out by the body as far as it goes, none
+// if there is nothing of it.
+func (rec *recorder) sniffed() []string {
+	if len(rec.body) == 0 {
+		return nil
+	}
+	return []string{http.DetectContentType(rec.body)}
 }
 
 // SetReadDeadline is that of http.ResponseController.
@@ -333,11 +349,20 @@ func (rec *recorder) handlerDone() (status int, isHijacked bool) {
 		rec.setStatus(http.StatusOK, true, h)
 	}
 	for name, values := range h {
-		if strings.HasPrefix(name, http.TrailerPrefix) || slices.Contains(rec.trailers, name) {
+		switch {
+		case rec.isEarly(name):
+			rec.header = appendField(rec.header, fieldEarly, name, values)
+		case strings.HasPrefix(name, http.TrailerPrefix), slices.Contains(rec.trailers, name):
 			rec.header = appendField(rec.header, fieldTrailer, name, values)
 		}
 	}
 	return rec.status, false
+}
+
+// isEarly reports whether an answer, however short, has a trailer of the name though it
+// was not declared: it was set with the status, or the header left before the end.
+func (rec *recorder) isEarly(name string) bool {
+	return slices.Contains(rec.early, name) || rec.flushed && strings.HasPrefix(name, http.TrailerPrefix)
 }
 
 // row returns what is to be recorded.

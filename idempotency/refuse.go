@@ -77,15 +77,11 @@ func (o *Once) problem(w http.ResponseWriter, code int, err error) {
 		title = "The answer for this " + name + " was not kept"
 		detail = "The request was done once, and is not done again. Its answer is not known any more."
 	}
-	body, err := json.Marshal(struct {
+	body, _ := json.Marshal(struct { // of texts and a number: no error
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail,omitempty"`
 	}{title, code, detail})
-	if err != nil {
-		http.Error(w, title, code)
-		return
-	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(code)
 	_, _ = w.Write(append(body, '\n')) // the client has gone

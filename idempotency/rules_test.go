@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
@@ -25,6 +26,24 @@ var rules = []struct {
 		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "POST", key: `"a"`, want: "201 order 1 (replayed)"}}},
 	{"draft 2.6", "success or an error", "different: an error rolls back, so that the retry is a first request", []ruleRequest{
 		{method: "POST", key: `"a"`, fail: 500, want: "500 no"}, {method: "POST", key: `"a"`, want: "201 order 1"}}},
+	{"draft 2", "POST and PATCH become fault-tolerant", "the same, and every other unsafe method", []ruleRequest{
+		{method: "PATCH", key: `"a"`, want: "201 order 1"}, {method: "PATCH", key: `"a"`, want: "201 order 1 (replayed)"},
+		{method: "PUT", key: `"b"`, want: "201 order 2"}, {method: "PUT", key: `"b"`, want: "201 order 2 (replayed)"}}},
+	{"draft 2.1", "parameters of the string have no meaning", "the same", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "POST", key: `"a";v=2`, want: "201 order 1 (replayed)"}}},
+	{"draft 2.2", "another key is another request", "the same", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "POST", key: `"b"`, want: "201 order 2"}}},
+	{"draft 2.2", "a key is not reused with another payload", "the same: a 422, and the key still has its answer", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "POST", key: `"a"`, body: "y", want: "422 Idempotency-Key is already used"},
+		{method: "POST", key: `"a"`, want: "201 order 1 (replayed)"}}},
+	{"draft 2.3", "a key may expire, and the resource says when", "different: a key is honoured until the program cleans it, however old", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "POST", key: `"a"`, aged: true, want: "201 order 1 (replayed)"}}},
+	{"draft 2.4", "a fingerprint may tell another payload", "the same: method, path, query and body", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1"}, {method: "PUT", key: `"a"`, want: "422 Idempotency-Key is already used"}}},
+	{"draft 2.6", "a retry while the first is outstanding: a conflict", "different: it waits for the first, up to Wait, and gets its answer", []ruleRequest{
+		{method: "POST", key: `"a"`, want: "201 order 1", atOnce: "201 order 1 (replayed)"}}},
+	{"draft 2.7", "a retry while the first is outstanding: 409", "the same, when Wait is over, with Retry-After", []ruleRequest{
+		{method: "POST", key: `"a"`, outstanding: true, want: "409 A request is outstanding for this Idempotency-Key"}}},
 	{"draft 2.7", "a missing key of an operation that requires one: 400", "the same, with Required", []ruleRequest{
 		{method: "POST", required: true, want: "400 Idempotency-Key is missing"}}},
 	{"draft 2.7", "a key with another payload: 422", "the same", []ruleRequest{
@@ -39,6 +58,18 @@ var rules = []struct {
 		{method: "POST", key: "k", want: "201 order 1"}, {method: "POST", key: "k", aged: true, want: "201 order 1 (replayed)"}, {method: "POST", key: "k", cleaned: true, want: "201 order 2"}}},
 	{"Stripe", "other parameters with the key are an error", "the same, with 422", []ruleRequest{
 		{method: "POST", key: "k", want: "201 order 1"}, {method: "POST", key: "k", body: "y", want: "422 Idempotency-Key is already used"}}},
+	{"Stripe", "a request that conflicts with another one at once is not saved", "different: it waits for that, and gets its answer; a 409 is not saved either", []ruleRequest{
+		{method: "POST", key: "k", want: "201 order 1", atOnce: "201 order 1 (replayed)"},
+		{method: "POST", key: "l", outstanding: true, want: "409 A request is outstanding for this Idempotency-Key"},
+		{method: "POST", key: "l", cleaned: true, want: "201 order 2"}}},
+	{"Stripe", "keys are of an account", "the same: Scope", []ruleRequest{
+		{method: "POST", key: "k", scope: "ann", want: "201 order 1"}, {method: "POST", key: "k", scope: "bob", want: "201 order 2"}}},
+	{"Stripe", "all POST requests accept keys", "the same", []ruleRequest{
+		{method: "POST", key: "k", want: "201 order 1"}, {method: "POST", want: "201 order 2"}}},
+	{"Stripe", "a key is any string with enough entropy", "different: what the draft's syntax has, or a bare word of visible characters", []ruleRequest{
+		{method: "POST", key: "a b", want: "400 Idempotency-Key is malformed"}, {method: "POST", key: `"a b"`, want: "201 order 1"}}},
+	{"Stripe", "v2: a retry of what failed runs again, and has a new answer", "the same", []ruleRequest{
+		{method: "POST", key: "k", fail: 503, want: "503 no"}, {method: "POST", key: "k", want: "201 order 1"}}},
 	{"Stripe", "a request that fails validation is not saved", "the same", []ruleRequest{
 		{method: "POST", key: "k", fail: 400, want: "400 no"}, {method: "POST", key: "k", body: "y", want: "201 order 1"}}},
 	{"Stripe", "GET has no need of a key", "the same", []ruleRequest{
@@ -54,7 +85,10 @@ type ruleRequest struct {
 	required          bool
 	fail              int  // status of the handler, if it fails
 	aged, cleaned     bool // before the request
+	scope             string
+	outstanding       bool // a row without an answer is there before the request
 	want              string
+	atOnce            string // what the same request gets that comes while this one runs; "" if there is none
 }
 
 func TestI2RulesOfOthers(t *testing.T) {
@@ -66,10 +100,16 @@ func TestI2RulesOfOthers(t *testing.T) {
 			db := open(t)
 			once := newOnce()
 			good, fail := new(work), 0
+			var scope string
+			var running func() // called by the handler
+			once.Scope = func(*http.Request) (string, error) { return scope, nil }
 			for _, q := range rule.requests {
 				once.Required = once.Required || q.required
 			}
 			srv := serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}), once, handle(func(w http.ResponseWriter, r *http.Request) {
+				if running != nil {
+					running()
+				}
 				if fail != 0 {
 					insertWork(t, r.Context())
 					http.Error(w, "no", fail)
@@ -78,7 +118,20 @@ func TestI2RulesOfOthers(t *testing.T) {
 				good.ServeHTTP(w, r)
 			}))
 			for i, q := range rule.requests {
-				fail = q.fail
+				fail, scope = q.fail, q.scope
+				second := make(chan string, 1)
+				if running = nil; q.atOnce != "" {
+					waits := make(chan struct{})
+					once.OnWait(sync.OnceFunc(func() { close(waits) }))
+					running = func() {
+						go func() { second <- ruleReply(t, srv.URL, q) }()
+						<-waits
+					}
+				}
+				if q.outstanding {
+					_, err := db.Exec("INSERT INTO idempotency_keys (scope, idempotency_key, created_at) VALUES ('', ?, 0)", strings.Trim(q.key, `"`))
+					must(t, err)
+				}
 				if q.aged || q.cleaned {
 					_, err := db.Exec("UPDATE idempotency_keys SET created_at = 0")
 					must(t, err)
@@ -90,6 +143,11 @@ func TestI2RulesOfOthers(t *testing.T) {
 				got := ruleReply(t, srv.URL, q)
 				if got != q.want {
 					t.Errorf("request %d: got %q, want %q", i+1, got, q.want)
+				}
+				if q.atOnce != "" {
+					if got := <-second; got != q.atOnce {
+						t.Errorf("at once with request %d: got %q, want %q", i+1, got, q.atOnce)
+					}
 				}
 			}
 		})
@@ -104,7 +162,7 @@ func ruleReply(t *testing.T, url string, q ruleRequest) string {
 	}
 	r, err := send(req)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	if r.header.Get("Content-Type") == "application/problem+json" {
 		var problem struct {

@@ -2,7 +2,14 @@ module github.com/sqlreq/sqlreq/integration
 
 go 1.25.0
 
-replace github.com/sqlreq/sqlreq => ../
+replace (
+	github.com/sqlreq/sqlreq => ../
+	github.com/sqlreq/sqlreq/adapters/echo4 => ../adapters/echo4
+	github.com/sqlreq/sqlreq/adapters/gin => ../adapters/gin
+	github.com/sqlreq/sqlreq/adapters/gorm => ../adapters/gorm
+	github.com/sqlreq/sqlreq/adapters/pgx => ../adapters/pgx
+	github.com/sqlreq/sqlreq/adapters/sqlx => ../adapters/sqlx
+)
 
 require (
 	connectrpc.com/connect v1.21.0
@@ -27,7 +34,12 @@ require (
 	github.com/oapi-codegen/runtime v1.8.0
 	github.com/quic-go/quic-go v0.61.0
 	github.com/slok/go-http-metrics v0.13.0
-	github.com/sqlreq/sqlreq v0.0.0
+	github.com/sqlreq/sqlreq v0.1.0
+	github.com/sqlreq/sqlreq/adapters/echo4 v0.1.0
+	github.com/sqlreq/sqlreq/adapters/gin v0.1.0
+	github.com/sqlreq/sqlreq/adapters/gorm v0.1.0
+	github.com/sqlreq/sqlreq/adapters/pgx v0.1.0
+	github.com/sqlreq/sqlreq/adapters/sqlx v0.1.0
 	github.com/twitchtv/twirp v8.1.3+incompatible
 	github.com/uptrace/bun v1.3.0
 	github.com/uptrace/bun/dialect/sqlitedialect v1.3.0

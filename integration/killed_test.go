@@ -13,7 +13,7 @@ import (
 )
 
 // withOption returns a DSN whose sessions have a setting of PostgreSQL.
-func withOption(t *testing.T, dsn, name, value string) string {
+func withOption(t testing.TB, dsn, name, value string) string {
 	t.Helper()
 	u, err := url.Parse(dsn)
 	if err != nil {

@@ -14,6 +14,9 @@ import (
 var long = flag.Bool("long", false, "all rounds of the tests that have many")
 
 func TestMain(m *testing.M) {
+	if os.Getenv(shopVariable) != "" {
+		os.Exit(runShop())
+	}
 	flag.Parse()
 	os.Exit(servers.Run(m))
 }
@@ -34,8 +37,18 @@ func (d database) open(t testing.TB) *sql.DB {
 	return openDSN(t, d.driver, d.dsn(t))
 }
 
+// fixed returns the same database with one DSN: that of SQLite names a new file each time.
+func (d database) fixed(t testing.TB) database {
+	dsn := d.dsn(t)
+	d.dsn = func(testing.TB) string { return dsn }
+	return d
+}
+
 func openDSN(t testing.TB, driver, dsn string) *sql.DB {
 	t.Helper()
+	if driver == "sqlreqpgx" {
+		return openPool(t, dsn)
+	}
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
 		t.Fatal(err)

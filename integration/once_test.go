@@ -54,21 +54,15 @@ func openOnce(t *testing.T, d database) *sql.DB {
 	return db
 }
 
-func onceServer(t *testing.T, db *sql.DB, options *sql.TxOptions, once *idempotency.Once, before, h http.HandlerFunc) *httptest.Server {
+func onceServer(t *testing.T, db *sql.DB, once *idempotency.Once, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
-	reg, err := sqlreq.New(sqlreq.Binding{DB: db, TxOptions: func(context.Context, *http.Request) *sql.TxOptions { return options }})
+	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
 	if err != nil {
 		t.Fatal(err)
 	}
 	reg.Logger = slog.New(slog.DiscardHandler)
 	reg.Retry = sqlreq.Retry{Attempts: 100, Within: patience}
-	next := once.Handler(h)
-	srv := httptest.NewServer(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if before != nil {
-			before(w, r)
-		}
-		next.ServeHTTP(w, r)
-	})))
+	srv := httptest.NewServer(reg.Middleware(once.Handler(h)))
 	t.Cleanup(srv.Close)
 	return srv
 }
@@ -115,11 +109,12 @@ func postOnce(t *testing.T, url, user, k, body string) (status int, answer strin
 }
 
 func TestOnce(t *testing.T) {
-	for _, d := range databases {
+	for _, d := range append(databases, variants...) {
 		t.Run(d.name, func(t *testing.T) {
+			d := d.fixed(t)
 			db := openOnce(t, d)
 			once := newOnce(d)
-			srv := onceServer(t, db, nil, once, nil, order(t, 100_000))
+			srv := onceServer(t, db, once, order(t, 100_000))
 			first := make(map[string]string)
 			pairs := [][2]string{{"ann", "k"}, {"ANN", "k"}, {"ann", "K"}, {"ann |", "k"}, {"ann", `"k "`}, {"ä", "k"}, {"a", "k"}, {"", "k"}, {strings.Repeat("ä", 127), strings.Repeat("k", 255)}}
 			for round := range 3 {
@@ -149,8 +144,9 @@ func TestOnce(t *testing.T) {
 }
 
 func TestOnceDo(t *testing.T) {
-	for _, d := range databases {
+	for _, d := range append(databases, variants...) {
 		t.Run(d.name, func(t *testing.T) {
+			d := d.fixed(t)
 			db := openOnce(t, d)
 			reg, err := sqlreq.New(sqlreq.Binding{DB: db})
 			if err != nil {
@@ -173,68 +169,75 @@ func TestOnceDo(t *testing.T) {
 	}
 }
 
-// TestOnceDuplicates sends 50 duplicates to three processes at once, at each isolation
-// level, with and without a snapshot taken before.
+// TestOnceDuplicates sends 50 duplicates at once to one process and to three, at each
+// isolation level, with and without a snapshot taken before.
 func TestOnceDuplicates(t *testing.T) {
-	levels := []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable}
-	for _, d := range databases {
-		for _, level := range levels {
-			for _, snapshot := range []bool{false, true} {
-				if onceDialect(d.driver) == idempotency.SQLite && level != sql.LevelDefault {
-					continue // it has one
+	for _, d := range append(databases, variants...) {
+		t.Run(d.name, func(t *testing.T) {
+			d := d.fixed(t)
+			db := openShop(t, d)
+			var urls []string
+			for range 3 {
+				p, err := startShop(t, shopConfig{Driver: d.driver, DSN: d.dsn(t)})
+				if err != nil {
+					t.Fatal(err)
 				}
-				t.Run(fmt.Sprint(d.name, "/", level, "/snapshot=", snapshot), func(t *testing.T) {
-					db := openOnce(t, d)
-					db.SetMaxOpenConns(20)
-					options := &sql.TxOptions{Isolation: level}
-					var before http.HandlerFunc
-					if snapshot {
-						before = func(_ http.ResponseWriter, r *http.Request) {
-							var n int
-							if err := key.QueryRowContext(r.Context(), "SELECT count(*) FROM "+onceTable).Scan(&n); err != nil {
-								_ = sqlreq.Fail(r.Context(), err)
-							}
-						}
-					}
-					h := order(t, 100_000)
-					var urls []string
-					for range 3 {
-						urls = append(urls, onceServer(t, db, options, newOnce(d), before, h).URL)
-					}
-					duplicates(t, urls)
-					if n := number(t, db, "SELECT count(*) FROM sqlreq_work"); n != 1 {
-						t.Errorf("got %d rows of work", n)
-					}
-				})
+				urls = append(urls, p.url)
 			}
+			levels := isolationLevels
+			if onceDialect(d.driver) == idempotency.SQLite {
+				levels = levels[:1] // it has one
+			}
+			answers := make(map[string]reply)
+			for _, processes := range []int{1, 3} {
+				atEachLevel(t, levels, fmt.Sprint("processes=", processes), urls[:processes], answers)
+			}
+			checkShop(t, db, answers)
+		})
+	}
+}
+
+// atEachLevel sends duplicates, and notes their answers.
+func atEachLevel(t *testing.T, levels []sql.IsolationLevel, where string, urls []string, answers map[string]reply) {
+	t.Helper()
+	for _, level := range levels {
+		for _, snapshot := range []string{"", "yes"} {
+			name := fmt.Sprint(where, "/", level, "/snapshot=", snapshot)
+			t.Run(name, func(t *testing.T) {
+				c := &shopClient{Client: http.DefaultClient, header: http.Header{"X-Isolation": {level.String()}, "X-Snapshot": {snapshot}}}
+				answers[name] = duplicates(t, c, urls, name)
+			})
 		}
 	}
 }
 
-func duplicates(t *testing.T, urls []string) {
+// duplicates sends an order 50 times at once, and returns its answer, which must be the
+// same each time and a repeat but once.
+func duplicates(t *testing.T, c *shopClient, urls []string, name string) (answer reply) {
 	t.Helper()
 	var mu sync.Mutex
-	bodies, firsts := make(map[string]bool), 0
+	answers, firsts := make(map[reply]int), 0
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			status, body, replayed := postOnce(t, urls[i%len(urls)], "ann", "k", "x")
+			got, replayed, err := c.once(t.Context(), urls[i%len(urls)], name)
 			mu.Lock()
 			defer mu.Unlock()
-			if status != 201 {
-				t.Errorf("got %d %.100q", status, body)
+			if got.status != 201 || err != nil {
+				t.Errorf("got %v, %v", got, err)
 				return
 			}
-			bodies[body] = true
-			if !replayed {
+			answers[got]++
+			if answer = got; !replayed {
 				firsts++
 			}
 		})
 	}
 	wg.Wait()
-	if len(bodies) != 1 || firsts != 1 {
-		t.Errorf("got %d answers, %d of them first ones", len(bodies), firsts)
+	if len(answers) != 1 || firsts != 1 {
+		t.Errorf("got %d answers, %d of them first ones", len(answers), firsts)
 	}
+	return answer
 }
 
 func TestOnceClientFoundRows(t *testing.T) {
@@ -249,7 +252,7 @@ func TestOnceClientFoundRows(t *testing.T) {
 		}
 		for _, parameters := range []string{"clientFoundRows=true", "clientFoundRows=true&interpolateParams=true", "charset=latin1"} {
 			other := openDSN(t, d.driver, d.dsn(t)+sep+parameters)
-			srv := onceServer(t, other, nil, newOnce(d), nil, order(t, 100_000))
+			srv := onceServer(t, other, newOnce(d), order(t, 100_000))
 			k := fmt.Sprint(len(parameters))
 			for i := range 2 {
 				if status, _, replayed := postOnce(t, srv.URL, "ä", k, "x"); status != 201 || replayed != (i == 1) {
@@ -266,11 +269,12 @@ func TestOnceClientFoundRows(t *testing.T) {
 // TestOnceAborted: the handler answers 409 by itself after a unique violation, which has
 // aborted PostgreSQL's transaction.
 func TestOnceAborted(t *testing.T) {
-	for _, d := range databases {
+	for _, d := range append(databases, variants...) {
 		t.Run(d.name, func(t *testing.T) {
+			d := d.fixed(t)
 			db := openOnce(t, d)
 			exec(t, db, "CREATE UNIQUE INDEX sqlreq_work_id ON sqlreq_work (id)", "INSERT INTO sqlreq_work (id) VALUES (1)")
-			srv := onceServer(t, db, nil, newOnce(d), nil, func(w http.ResponseWriter, r *http.Request) {
+			srv := onceServer(t, db, newOnce(d), func(w http.ResponseWriter, r *http.Request) {
 				if _, err := key.ExecContext(r.Context(), "INSERT INTO sqlreq_work (id) VALUES (1)"); err != nil {
 					http.Error(w, "taken", http.StatusConflict)
 				}

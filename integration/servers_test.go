@@ -90,6 +90,29 @@ func TestServerPair(t *testing.T) {
 	})
 }
 
+// A standby takes over, with what was committed, and stays a primary.
+func TestServerPromote(t *testing.T) {
+	primary, standby := servers.NewPair(t, "synchronous_commit = on")
+	exec(t, restartable(t, "pgx", primary.DSN), "CREATE TABLE kept (n INTEGER)", "INSERT INTO kept VALUES (1)")
+	primary.Kill()
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	db := restartable(t, "pgx", standby.DSN)
+	n := 1
+	restarted(t, standby, func() {
+		t.Helper()
+		if got := text(t, db, "SELECT pg_is_in_recovery() || current_setting('synchronous_standby_names')"); got != "false" {
+			t.Fatalf("in recovery, and the standbys that it waits for: %q", got)
+		}
+		n++
+		exec(t, db, fmt.Sprintf("INSERT INTO kept VALUES (%d)", n))
+		if got := number(t, db, "SELECT count(*) FROM kept"); got != n {
+			t.Errorf("got %d rows, want %d", got, n)
+		}
+	})
+}
+
 func TestServerPgBouncer(t *testing.T) {
 	b := servers.NewPgBouncer(t, servers.NewPostgres(t), "default_pool_size = 1")
 	for _, driver := range postgresDrivers {

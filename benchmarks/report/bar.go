@@ -46,6 +46,9 @@ func bar(r *results) string {
 	row("1 GiB streamed: under 1 MiB of memory more than by hand", memory([]float64{max(held, 0)}), held < 1<<20)
 	q = ratio("Stream", "answer=1GiB", "sqlreq", "hand", "ns/op")
 	row("1 GiB streamed: within 5 % of the time by hand", fmt.Sprintf("%+.1f %%", 100*(q-1)), q <= 1.05)
+	if first, ok := r.median(id{"sqlite", "Once", "first", "sqlreq"}, "of-hand"); ok {
+		row("`idempotency`, one INSERT, synchronous=FULL: at most 0.7 of the time of the same by hand, with the key in a transaction before", times(first), first <= 0.7)
+	}
 	q = ratio("Server", "clients=64", "sqlreq", "eager", "req/s")
 	row("64 clients on 4 connections, a fifth use the database: 3 times the requests of a middleware that begins for each", times(q)+" times", q >= 3)
 	return b.String() + "\n"
@@ -66,6 +69,27 @@ func inTurns(r *results, database string) string {
 		return ""
 	}
 	return "`sqlreq` in turns with two others, in one process: how many times as long it takes as\n\n| | `hand` | `eager` |\n| --- | ---: | ---: |\n" + b.String() + "\n"
+}
+
+// onceInTurns shows what a key costs, by comparisons in one process.
+func onceInTurns(r *results, database string) string {
+	var b strings.Builder
+	for _, c := range []struct{ title, work, unit string }{
+		{"a request with a new key, synchronous=FULL, to the same by hand in two transactions", "first", "of-hand"},
+		{"the same with synchronous=NORMAL", "first-normal", "of-hand"},
+		{"a request with a new key, synchronous=FULL, to one without `Handler`", "first", "of-keyless"},
+		{"the same with synchronous=NORMAL", "first-normal", "of-keyless"},
+		{"a repeat, synchronous=FULL, to a request with a new key", "repeat", "of-first"},
+		{"a request without a key, synchronous=NORMAL, to one without `Handler`", "keyless", "of-without"},
+	} {
+		if v, ok := r.median(id{database, "Once", c.work, "sqlreq"}, c.unit); ok {
+			fmt.Fprintf(&b, "| %s | %s |\n", c.title, times(v))
+		}
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "`idempotency.Once.Handler` around one INSERT, in turns: the ratio of\n\n| | |\n| --- | ---: |\n" + b.String() + "\n"
 }
 
 // why explains where a contender is faster, by the beginning of the work's name.

@@ -17,10 +17,10 @@ import (
 // contenders, and a median of many short measurements.
 const turns = 6
 
-// run runs every benchmark once in each round, those of one work one after the
+// run runs every benchmark, or those of a group, once in each round, those of one work one after the
 // other, in another order each time. Each has a process of its own: none finds
 // the heap that another has left.
-func run(all []benchmarks.Benchmark, budget time.Duration, rounds int) error {
+func run(all []benchmarks.Benchmark, group string, budget time.Duration, rounds int) error {
 	dir, err := os.MkdirTemp("", "sqlreq-report")
 	if err != nil {
 		return err
@@ -32,7 +32,7 @@ func run(all []benchmarks.Benchmark, budget time.Duration, rounds int) error {
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("go test -c: %w", err)
 	}
-	files, err := newFiles("results", rounds)
+	files, err := newFiles("results", rounds, group)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Du
 			left -= 2 * time.Second
 		case "Server":
 			parts += 2
-		case "Turns":
+		case "Turns", "Once":
 			parts += turns
 		default:
 			parts++
@@ -97,7 +97,7 @@ func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]b
 	switch b.Group {
 	case "SlowClients", "Stream":
 		at = "1x" // a fixed time, a fixed size
-	case "Turns":
+	case "Turns", "Once":
 		at = (turns * benchtime).String()
 	}
 	pattern := fmt.Sprintf("^Benchmark%s$/^%s$/^%s$/^by=%s$", b.Group, b.Database, b.Work, b.By)
@@ -118,12 +118,45 @@ type files struct {
 	open   map[string]*os.File
 }
 
-func newFiles(dir string, rounds int) (*files, error) {
+// newFiles empties the folder. With a group the results of the others stay, and what
+// the files say about the machine and the day is about those.
+func newFiles(dir string, rounds int, group string) (*files, error) {
+	if group != "" {
+		return keepFiles(dir, group)
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
 	header := fmt.Sprintf("go: %s\ncpus: %d\ndate: %s\nrounds: %d\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), rounds)
 	return &files{dir: dir, header: header, open: make(map[string]*os.File)}, os.MkdirAll(dir, 0o777)
+}
+
+func keepFiles(dir, group string) (*files, error) {
+	f := &files{dir: dir, open: make(map[string]*os.File)}
+	names, err := filepath.Glob(filepath.Join(dir, "*.txt"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		old, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		file, err := os.Create(name)
+		if err != nil {
+			return nil, err
+		}
+		f.open[strings.TrimSuffix(filepath.Base(name), ".txt")] = file
+		for line := range strings.Lines(string(old)) {
+			if strings.HasPrefix(line, "Benchmark"+group+"/") {
+				continue
+			}
+			if _, err := file.WriteString(line); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return f, nil
 }
 
 // add keeps the result, and what the first one says about the machine.

@@ -46,6 +46,7 @@ func tables(r *results) string {
 		}
 		fmt.Fprintf(&b, "### %s\n\n", db.title)
 		b.WriteString(inTurns(r, db.name))
+		b.WriteString(onceInTurns(r, db.name))
 		for _, t := range sections {
 			b.WriteString(t.write(r, db.name))
 		}

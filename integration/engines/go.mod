@@ -4,6 +4,11 @@ go 1.25.0
 
 replace (
 	github.com/sqlreq/sqlreq => ../../
+	github.com/sqlreq/sqlreq/adapters/echo4 => ../../adapters/echo4
+	github.com/sqlreq/sqlreq/adapters/gin => ../../adapters/gin
+	github.com/sqlreq/sqlreq/adapters/gorm => ../../adapters/gorm
+	github.com/sqlreq/sqlreq/adapters/pgx => ../../adapters/pgx
+	github.com/sqlreq/sqlreq/adapters/sqlx => ../../adapters/sqlx
 	github.com/sqlreq/sqlreq/integration => ../
 )
 
@@ -40,7 +45,7 @@ require (
 	golang.org/x/exp v0.0.0-20260112195511-716be5621a96 // indirect
 	golang.org/x/mod v0.36.0 // indirect
 	golang.org/x/sync v0.22.0 // indirect
-	golang.org/x/sys v0.46.0 // indirect
+	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/telemetry v0.0.0-20260508192327-42602be52be6 // indirect
 	golang.org/x/tools v0.45.0 // indirect
 	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect

@@ -9,13 +9,17 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/labstack/echo/v4/middleware"
+
+	sqlreqecho4 "github.com/sqlreq/sqlreq/adapters/echo4"
 )
 
 // newEcho is an echo with its own Recover and the handlers that the tests ask for, each writing a note first.
-func newEcho(s *site, commitFails bool) *echo.Echo {
+func newEcho(s *site, commitFails bool, more ...echo.MiddlewareFunc) *echo.Echo {
 	e := echo.New()
 	e.Logger.SetOutput(io.Discard)
-	e.Use(middleware.Recover(), func(next echo.HandlerFunc) echo.HandlerFunc {
+	e.Use(middleware.Recover())
+	e.Use(more...)
+	e.Use(func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			if err := s.add(c.Request().Context(), commitFails); err != nil {
 				unexpected(c.Response(), err)
@@ -54,10 +58,9 @@ func newEcho(s *site, commitFails bool) *echo.Echo {
 	return e
 }
 
-// failing is newEcho with the recipe.
-func failing(e *echo.Echo) *echo.Echo {
-	EchoErrors(e)
-	return e
+// wrapped is newEcho with sqlreq in its chain.
+func wrapped(s *site, commitFails bool) *echo.Echo {
+	return newEcho(s, commitFails, sqlreqecho4.Wrap(s.reg.Middleware))
 }
 
 func TestEchoCompleteMeansCommitted(t *testing.T) {
@@ -68,8 +71,8 @@ func TestEchoCompleteMeansCommitted(t *testing.T) {
 		}{{"/json", 201}, {"/status", 204}, {"/nothing", 200}, {"/large", 200}} {
 			t.Run(proto+" "+c.path, func(t *testing.T) {
 				s := newSite(t)
-				works := serve(t, proto, s.reg.Middleware(failing(newEcho(s, false))))
-				fails := serve(t, proto, s.reg.Middleware(failing(newEcho(s, true))))
+				works := serve(t, proto, wrapped(s, false))
+				fails := serve(t, proto, wrapped(s, true))
 				got := send(t, fails, "POST", c.path)
 				if c.path == "/large" {
 					got.wantBroken(t)
@@ -101,7 +104,7 @@ func TestEchoFailuresRollBack(t *testing.T) {
 		} {
 			t.Run(proto+" "+c.path, func(t *testing.T) {
 				s := newSite(t)
-				srv := serve(t, proto, s.reg.Middleware(failing(newEcho(s, false))))
+				srv := serve(t, proto, wrapped(s, false))
 				got := send(t, srv, "POST", c.path)
 				if c.status == 0 {
 					got.wantBroken(t)
@@ -115,7 +118,7 @@ func TestEchoFailuresRollBack(t *testing.T) {
 	}
 }
 
-// What EchoErrors is for: without it echo shows sqlreq a plain success.
+// Why echo is not wrapped as a whole: it shows sqlreq a plain success.
 func TestEchoAloneHidesLateFailures(t *testing.T) {
 	for _, path := range []string{"/late/error", "/late/panic"} {
 		t.Run(path, func(t *testing.T) {
@@ -127,8 +130,8 @@ func TestEchoAloneHidesLateFailures(t *testing.T) {
 	}
 }
 
-// Why echo is wrapped as a whole: inside echo.WrapMiddleware the handler has returned, and the transaction is
-// committed, before echo makes an error answer of the handler's error.
+// Why sqlreqecho4.Wrap and not echo.WrapMiddleware: there the handler has returned, and the transaction is committed,
+// before echo makes an error answer of the handler's error.
 func TestEchoWrapMiddlewareDecidesTooEarly(t *testing.T) {
 	s := newSite(t)
 	e := echo.New()
@@ -152,13 +155,13 @@ func TestEchoStream(t *testing.T) {
 			t.Run(fmt.Sprintf("%s COMMIT fails %t", proto, commitFails), func(t *testing.T) {
 				s := newSite(t)
 				asked := make(chan struct{}, 1)
-				e := failing(newEcho(s, commitFails))
+				e := wrapped(s, commitFails)
 				stream := events(asked, func(w http.ResponseWriter) { w.(http.Flusher).Flush() })
 				e.GET("/stream", func(c echo.Context) error {
 					stream.ServeHTTP(c.Response(), c.Request())
 					return nil
 				})
-				srv := serve(t, proto, s.reg.Middleware(e))
+				srv := serve(t, proto, e)
 				asked <- struct{}{}
 				wantEvents(t, s, srv, "/stream", asked, commitFails)
 			})
@@ -171,12 +174,12 @@ func TestEchoWebsocket(t *testing.T) {
 		for _, commitFails := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s COMMIT fails %t", library.name, commitFails), func(t *testing.T) {
 				s := newSite(t)
-				e := failing(newEcho(s, commitFails))
+				e := wrapped(s, commitFails)
 				e.GET("/", func(c echo.Context) error {
 					library.echo(c.Response(), c.Request())
 					return nil
 				})
-				h, left := finishing(s.reg.Middleware(e))
+				h, left := finishing(e)
 				srv := serve(t, "HTTP/1.1", h)
 				if commitFails {
 					resp, err := gorillaTalk(srv.URL, func() { t.Error("the connection was upgraded") })

@@ -17,6 +17,8 @@ import (
 	"gorm.io/gorm/logger"
 
 	"github.com/sqlreq/sqlreq"
+	sqlreqgorm "github.com/sqlreq/sqlreq/adapters/gorm"
+	sqlreqsqlx "github.com/sqlreq/sqlreq/adapters/sqlx"
 )
 
 // note is a row as each of them wants it described.
@@ -57,17 +59,13 @@ var mappers = []struct {
 			return list[0], nil
 		}
 	}},
-	{"sqlx on the transaction", func(t *testing.T, s *site) mapper {
-		db := sqlx.NewDb(s.db, "sqlite")
+	{"sqlx by its adapter", func(t *testing.T, s *site) mapper {
+		db := sqlreqsqlx.New(sqlx.NewDb(s.db, "sqlite3"), sqlreq.DefaultKey) // sqlx knows the placeholders of this name
 		return func(ctx context.Context, in note) (out note, err error) {
-			tx, err := Sqlx(ctx, db)
-			if err != nil {
+			if _, err := db.NamedExecContext(ctx, "INSERT INTO note (text, author) VALUES (:text, :author)", in); err != nil {
 				return out, err
 			}
-			if _, err := tx.NamedExecContext(ctx, "INSERT INTO note (text, author) VALUES (:text, :author)", in); err != nil {
-				return out, err
-			}
-			return out, tx.GetContext(ctx, &out, "SELECT * FROM note ORDER BY id DESC LIMIT 1")
+			return out, db.GetContext(ctx, &out, "SELECT * FROM note ORDER BY id DESC LIMIT 1")
 		}
 	}},
 	{"bun on the Key", func(t *testing.T, s *site) mapper {
@@ -92,10 +90,10 @@ var mappers = []struct {
 			return out, db.NewSelect().Model(&out).Conn(tx).Order("id DESC").Limit(1).Scan(ctx)
 		}
 	}},
-	{"gorm on the Key", func(t *testing.T, s *site) mapper {
+	{"gorm by its adapter", func(t *testing.T, s *site) mapper {
 		db := openGorm(t, s)
 		return func(ctx context.Context, in note) (out note, err error) {
-			session := Gorm(ctx, db)
+			session := sqlreqgorm.DB(ctx, db, sqlreq.DefaultKey)
 			if err := session.Create(&in).Error; err != nil {
 				return out, err
 			}
@@ -191,7 +189,7 @@ func TestGormTransactionIsASavepoint(t *testing.T) {
 	db := openGorm(t, s)
 	errOnPurpose := errors.New("on purpose")
 	srv := serve(t, "HTTP/1.1", s.reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		session := Gorm(r.Context(), db)
+		session := sqlreqgorm.DB(r.Context(), db, sqlreq.DefaultKey)
 		if err := session.Create(&note{Text: "before"}).Error; err != nil {
 			return err
 		}
@@ -214,7 +212,7 @@ func TestGormTransactionIsASavepoint(t *testing.T) {
 	}
 }
 
-// What Gorm is for: a bare Key has BeginTx, so that gorm takes it for a pool, and begins and ends a transaction for each
+// What the adapter is for: a bare Key has BeginTx, so that gorm takes it for a pool, and begins and ends a transaction for each
 // write: the request's. sqlreq notices, and the request fails, but its row stays.
 func TestGormOnABareKeyIsFoundOut(t *testing.T) {
 	s := newSite(t)
@@ -231,12 +229,12 @@ func TestGormOnABareKeyIsFoundOut(t *testing.T) {
 	s.wantNotes(t, 1)
 }
 
-// With Gorm the row of a request that fails does not stay.
+// With the adapter the row of a request that fails does not stay.
 func TestGormRollsBackWithTheRequest(t *testing.T) {
 	s := newSite(t)
 	db := openGorm(t, s)
 	srv := serve(t, "HTTP/1.1", s.reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		if err := Gorm(r.Context(), db).Create(&note{Text: mark}).Error; err != nil {
+		if err := sqlreqgorm.DB(r.Context(), db, sqlreq.DefaultKey).Create(&note{Text: mark}).Error; err != nil {
 			return sqlreq.Errorf(599, "create: %w", err)
 		}
 		return sqlreq.Errorf(422, "a reason to roll back")
@@ -250,7 +248,7 @@ func TestGormCannotEndTheRequestsTransaction(t *testing.T) {
 	s := newSite(t)
 	db := openGorm(t, s)
 	srv := serve(t, "HTTP/1.1", s.reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		session := Gorm(r.Context(), db)
+		session := sqlreqgorm.DB(r.Context(), db, sqlreq.DefaultKey)
 		if err := session.Create(&note{Text: mark}).Error; err != nil {
 			return err
 		}

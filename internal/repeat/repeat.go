@@ -28,10 +28,18 @@ type Unit interface {
 	// AtEnd has e told when the transactions of the unit have ended, whatever became
 	// of them, before its hooks run. It returns false if the unit is over already.
 	AtEnd(e Ender) bool
+
+	// BeforeEnd has c asked at the end of the unit whether what is open may be
+	// committed, when nothing begins any more. Explicit Commits and Hijack do not ask.
+	// It returns false if the unit is over already.
+	BeforeEnd(c Checker) bool
 }
 
 // Ender is told of the end of a unit.
 type Ender interface{ UnitEnded() }
+
+// Checker says why a unit must not commit at its end, nil if it may.
+type Checker interface{ MayCommit() error }
 
 // Key is the key by which a context is asked for its Request.
 type Key struct{}

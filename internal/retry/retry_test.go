@@ -139,6 +139,66 @@ func TestContextEndsInBackoff(t *testing.T) {
 	}
 }
 
+// Again waits as Wait does, for what Backoff says of the nth time, and counts nothing.
+func TestAgain(t *testing.T) {
+	for _, row := range []struct {
+		name          string
+		within, pause time.Duration
+		leave         time.Duration // when the context ends; 0: never; less than 0: it has ended
+		want          bool
+		waited        time.Duration
+	}{
+		{"there is time", time.Second, time.Second, 0, true, time.Second},
+		{"it would be too late", time.Second, time.Second + 1, 0, false, 0},
+		{"no pause", time.Second, 0, 0, true, 0},
+		{"the default", 0, 10 * time.Second, 0, true, 10 * time.Second},
+		{"later than the default", 0, 10*time.Second + 1, 0, false, 0},
+		{"the context has ended", time.Hour, 0, -1, false, 0},
+		{"the context ends", time.Hour, time.Minute, time.Second, false, time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := context.Context(background)
+				if row.leave != 0 {
+					var end context.CancelFunc
+					ctx, end = context.WithTimeout(background, row.leave)
+					defer end()
+				}
+				asked := 0
+				l := Loop{Attempts: 1, Within: row.within, Start: time.Now(), Attempt: 1, Backoff: func(n int) time.Duration {
+					asked = n
+					return row.pause
+				}}
+				if got := l.Again(ctx, 7); got != row.want || time.Since(l.Start) != row.waited {
+					t.Errorf("got %v after %v, want %v after %v", got, time.Since(l.Start), row.want, row.waited)
+				}
+				if l.Attempt != 1 || asked != 7 {
+					t.Errorf("attempt %d, asked for the pause of %d", l.Attempt, asked)
+				}
+			})
+		})
+	}
+}
+
+// Several goroutines of an attempt may wait at once.
+func TestAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := Loop{Within: time.Minute, Start: time.Now(), Attempt: 1, Backoff: func(n int) time.Duration { return time.Duration(n) * time.Second }}
+		done := make(chan bool)
+		for n := range 3 {
+			go func() { done <- l.Again(background, n) }()
+		}
+		for range 3 {
+			if !<-done {
+				t.Error("there was time")
+			}
+		}
+		if waited := time.Since(l.Start); waited != 2*time.Second {
+			t.Errorf("waited %v", waited)
+		}
+	})
+}
+
 // Without a Backoff the pause is one of the function Backoff.
 func TestDefaultBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

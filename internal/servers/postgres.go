@@ -110,11 +110,17 @@ func StartPair(settings ...string) (primary, standby *Postgres, err error) {
 		return nil, nil, err
 	}
 	// The primary's settings are there already. The standby asks for what it has missed
-	// at once, not after five seconds, when its primary comes back.
-	if err := s.configure(fmt.Sprintf("port = %d\nhot_standby = on\nwal_retrieve_retry_interval = 100ms\n", s.port)); err != nil {
+	// at once, not after five seconds, when its primary comes back. It has no standby of its own.
+	if err := s.configure(fmt.Sprintf("port = %d\nhot_standby = on\nwal_retrieve_retry_interval = 100ms\nsynchronous_standby_names = ''\n", s.port)); err != nil {
 		return nil, nil, err
 	}
 	return primary, s, s.Start()
+}
+
+// Promote makes a standby a primary, whose COMMITs wait for no other server, and returns
+// when it takes writes.
+func (p *Postgres) Promote() error {
+	return p.account.run(p.dir, filepath.Join(p.bin, "pg_ctl"), "promote", "-w", "-D", p.data())
 }
 
 func newPostgres(name, bin string) (*Postgres, error) {

@@ -60,6 +60,7 @@ func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
 	if commit {
 		u.waitForStatements(open)
 		u.failInAtomic(open)
+		u.failUnchecked(open)
 	}
 	return u.endObserved(open, u.mayCommit(commit, len(open) > 0))
 }

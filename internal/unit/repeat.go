@@ -10,7 +10,7 @@ import (
 	"github.com/sqlreq/sqlreq/internal/txn"
 )
 
-// Opened makes u, with AtEnd, a repeat.Unit.
+// Opened makes u, with AtEnd and BeforeEnd, a repeat.Unit.
 func (u *Unit) Opened() bool {
 	for ; u != nil; u = u.host.Outer() {
 		if u.opened() {
@@ -44,6 +44,32 @@ func (u *Unit) AtEnd(e repeat.Ender) bool {
 	rare := u.rare()
 	rare.ends = append(rare.ends, e)
 	return true
+}
+
+// BeforeEnd has c asked before what is open at the end of u is committed.
+func (u *Unit) BeforeEnd(c repeat.Checker) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.state >= ending {
+		return false
+	}
+	rare := u.rare()
+	rare.checks = append(rare.checks, c)
+	return true
+}
+
+// failUnchecked makes a unit that is to commit fail if one of those says no who have
+// asked by BeforeEnd. Nothing is added to them any more: the unit is ending.
+func (u *Unit) failUnchecked(open []*txn.Slot) {
+	rare := u.ifRare()
+	if rare == nil || len(open) == 0 {
+		return
+	}
+	for _, c := range rare.checks {
+		if err := c.MayCommit(); err != nil {
+			u.failByItself(err)
+		}
+	}
 }
 
 // tellEnd tells who has asked by AtEnd.

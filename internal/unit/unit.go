@@ -147,13 +147,15 @@ type seldom struct {
 
 	commitFailed bool // a COMMIT was tried, and failed
 
-	recordLost bool           // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
-	persist    Persist        // see PersistInBegin, which writes it
-	ends       []repeat.Ender // in the order of AtEnd, which writes it
+	recordLost bool             // the answer to the COMMIT of the record did not come; from false to true once, by noteEnd
+	persist    Persist          // see PersistInBegin, which writes it
+	ends       []repeat.Ender   // in the order of AtEnd, which writes it
+	checks     []repeat.Checker // in the order of BeforeEnd, which writes it, and not after the unit has begun to end
 
-	firstBefore               [1]before       // the memory of the first of befores
-	firstOrder, firstRecorded [1]*txn.Slot    // that of order and recorded
-	firstEnd                  [1]repeat.Ender // that of ends
+	firstBefore               [1]before         // the memory of the first of befores
+	firstOrder, firstRecorded [1]*txn.Slot      // that of order and recorded
+	firstEnd                  [1]repeat.Ender   // that of ends
+	firstCheck                [1]repeat.Checker // that of checks
 }
 
 // rare returns what few units need. The caller holds u.mu.
@@ -164,6 +166,7 @@ func (u *Unit) rare() *seldom {
 		rare = new(seldom)
 		rare.befores, rare.order = rare.firstBefore[:0], rare.firstOrder[:0]
 		rare.recorded, rare.ends = rare.firstRecorded[:0], rare.firstEnd[:0]
+		rare.checks = rare.firstCheck[:0]
 		use.seldom.Store(rare)
 	}
 	return rare

@@ -1,0 +1,73 @@
+// Package sqlreqconnect makes the errors of connect's handlers roll back.
+package sqlreqconnect
+
+import (
+	"context"
+	"errors"
+
+	"connectrpc.com/connect"
+
+	"github.com/sqlreq/sqlreq"
+)
+
+// Interceptor returns an interceptor for the handlers of a service that is inside of
+// Registry.Middleware. By gRPC and gRPC-Web, and for streams, an error is sent in a
+// response whose status is 200, for which sqlreq would commit; with the interceptor it
+// rolls back, and keeps its code:
+//
+//	path, h := pingv1connect.NewPingServiceHandler(server, connect.WithInterceptors(sqlreqconnect.Interceptor()))
+//	mux.Handle(path, reg.Middleware(h))
+//
+// A panic rolls back too, also where another interceptor, on either side, makes an error
+// of it. Put it last, nearest to the handler, or an error that an interceptor inside of
+// it has made nothing of is not seen. It does nothing for clients, and without a registry.
+//
+// Registry.Retry runs unary calls by connect's own protocol again; by the others, and for
+// streams, a part of the response has left by then. A COMMIT that fails is a 500, or 503,
+// without connect's error: CodeUnknown, or CodeUnavailable; or a broken response, which is
+// CodeInternal. The end of a stream by connect's own protocol, and of every call by gRPC-Web,
+// is a message in the body, which may arrive before COMMIT. The clients of connect-go look
+// for the end of the response behind it; for others, call sqlreq.Commit before the handler
+// returns. What connect fails in when the handler has returned (a response larger than
+// WithSendMaxBytes, by gRPC) it does not see.
+func Interceptor() connect.Interceptor { return interceptor{} }
+
+type interceptor struct{}
+
+// WrapUnary is for connect.
+func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+		if req.Spec().IsClient {
+			return next(ctx, req)
+		}
+		err = errPanicked
+		defer func() { rollback(ctx, err) }()
+		res, err = next(ctx, req)
+		return res, err
+	}
+}
+
+// WrapStreamingClient is for connect.
+func (interceptor) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// WrapStreamingHandler is for connect.
+func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
+		err = errPanicked
+		defer func() { rollback(ctx, err) }()
+		err = next(ctx, conn)
+		return err
+	}
+}
+
+var errPanicked = errors.New("sqlreqconnect: a handler panicked")
+
+// rollback makes the request roll back if err is one. What sqlreq returns says that there
+// is no request, or that it is over: there is nothing to roll back.
+func rollback(ctx context.Context, err error) {
+	if err != nil {
+		_ = sqlreq.RollbackOnly(ctx, err)
+	}
+}

@@ -1,0 +1,5 @@
+CREATE TABLE sqlc_notes (
+  id   BIGSERIAL PRIMARY KEY,
+  text TEXT NOT NULL,
+  tags TEXT[] NOT NULL DEFAULT '{}'
+);

@@ -1,0 +1,2 @@
+// Package recipes has a test for each recipe of docs/frameworks.md that needs no adapter. It has no code but tests.
+package recipes
