@@ -285,10 +285,12 @@ func cutPrefix(u *url.URL, prefix string) (rest, rawRest string, ok bool) {
 	}
 	end := 0
 	for range strings.Count(prefix, "/") {
+		if end == len(u.RawPath) {
+			return "", "", false // it has fewer segments than the prefix
+		}
 		next := strings.IndexByte(u.RawPath[end+1:], '/')
 		if next < 0 {
-			end = len(u.RawPath)
-			break
+			next = len(u.RawPath) - end - 1
 		}
 		end += 1 + next
 	}

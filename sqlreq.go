@@ -344,7 +344,7 @@ func copyBack(r, inner *http.Request) {
 // stack, without a recover, unless only the end of the goroutine breaks the response.
 func (x *attempt) unwind() held.End {
 	state := x.HandlerDone()
-	if err := x.unit.Abandon(); MayHaveCommitted(err) {
+	if err := x.unit.Abandon(); MayHaveCommitted(err) || x.unit.CommitFailed() {
 		x.log(slog.LevelWarn, http.StatusInternalServerError, err) // nobody else learns of it
 	}
 	return drop(&x.Writer, state)

@@ -3,7 +3,7 @@
 // is aborted, so that the client sees a broken transfer, never a short success. To
 // abort: put the write deadline in the past (so that a middleware outside that
 // recovers cannot complete the response), then panic(http.ErrAbortHandler). For
-// HTTP/1.0 without a length, where the end of the connection is the end of the
+// HTTP/1.0, where the end of the connection may be the end of the
 // response, hijack, SetLinger(0), close: the client sees a reset.
 
 package guarantees_test
@@ -132,6 +132,37 @@ func TestG1HTTP10WithoutLengthEndsInReset(t *testing.T) {
 	const wsaeConnReset = syscall.Errno(10054) // what Windows says
 	if got := ask("GET", "/"); !errors.Is(got.err, syscall.ECONNRESET) && !(runtime.GOOS == "windows" && errors.Is(got.err, wsaeConnReset)) {
 		t.Errorf("got %v, want a connection reset: the end of the connection would be that of the response", got)
+	}
+}
+
+// wireRemeasured is a middleware's writer that changes the body, and so takes its
+// length out of the header, as compressing ones do.
+type wireRemeasured struct{ http.ResponseWriter }
+
+func (w wireRemeasured) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w wireRemeasured) WriteHeader(status int) {
+	w.Header().Del("Content-Length")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// The length that the handler has declared is not that of the response where a
+// middleware outside takes it out: then the end of the connection is its end.
+func TestG1HTTP10WhoseLengthIsTakenOutEndsInReset(t *testing.T) {
+	reg := wireRegistry(t, false, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+	app := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		wireSetLength(w, len(wireLarge))
+		w.WriteHeader(200)
+		_, _ = io.WriteString(w, wireLarge)
+		return sqlreqtest.ErrTest
+	}))
+	for _, proto := range []wireProtocol{wireHTTP10, wireTLS10} {
+		ask := proto.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			app.ServeHTTP(wireRemeasured{w}, r)
+		}))
+		if got := ask("GET", "/"); got.err == nil {
+			t.Errorf("%s: got %v, want a broken transfer", proto.name, got)
+		}
 	}
 }
 

@@ -395,3 +395,39 @@ func TestG2HijackInRoute(t *testing.T) {
 	})), "/")
 	sqlreqtest.Idle(t, db)
 }
+
+// hijackWrapper has the method whatever is below, as the writers of many middlewares.
+type hijackWrapper struct{ http.ResponseWriter }
+
+func (w hijackWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h, ok := w.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return nil, nil, errors.New("the writer below is no http.Hijacker")
+	}
+	return h.Hijack()
+}
+
+// TestG2HijackOverHTTP2CommitsNothing: it is impossible, also under a writer that has
+// the method; what is open must not be committed, nor a status sent, to find that out.
+func TestG2HijackOverHTTP2CommitsNothing(t *testing.T) {
+	db := sqlreqtest.OpenDB(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	app := reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, sqlreqtest.InsertWork)
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		_, _, err := http.NewResponseController(w).Hijack()
+		if !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("got %v, want http.ErrNotSupported", err)
+		}
+		return err
+	}))
+	ask := wireHTTP2.start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		app.ServeHTTP(hijackWrapper{w}, r)
+	}))
+	if got := ask("GET", "/"); got.status != 500 || got.err != nil || len(got.early) > 0 {
+		t.Errorf("got %v, want a 500", got)
+	}
+	if n := sqlreqtest.Count(t, db, "work"); n != 0 {
+		t.Errorf("%d rows stayed of a request that failed", n)
+	}
+}

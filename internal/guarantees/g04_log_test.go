@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -329,5 +330,28 @@ func TestG4LogOfAPartCommittedWhoseClientHasGone(t *testing.T) {
 	})), httptest.NewRequest("POST", "/", nil).WithContext(ctx))
 	if all := log.Records(); len(all) != 1 || all[0]["level"] != "ERROR" || all[0]["key"] != "second" || !strings.Contains(all[0]["msg"], "may be committed") {
 		t.Errorf("got %v", all)
+	}
+}
+
+// TestG4LogOfACommitWhoseErrorHandlerPanics: nobody else tells that a COMMIT has failed.
+func TestG4LogOfACommitWhoseErrorHandlerPanics(t *testing.T) {
+	for name, end := range map[string]func(){"panic": func() { panic("test") }, "Goexit": runtime.Goexit} {
+		for _, wrote := range []bool{false, true} {
+			log := &sqlreqtest.Recorder{}
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+			reg.Logger = log.Logger()
+			reg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
+				if wrote {
+					w.WriteHeader(409)
+				}
+				end()
+			}
+			o := sqlreqtest.AskGet(reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, sqlreqtest.BreakCommit)
+			})), "/path")
+			if all := log.Records(); o.Returned || len(all) != 1 || all[0]["level"] != "ERROR" || all[0]["path"] != "/path" || !strings.Contains(all[0]["err"], "commit on key") {
+				t.Errorf("%s, wrote=%t: got %v, returned=%t, want one line at error level about the COMMIT", name, wrote, all, o.Returned)
+			}
+		}
 	}
 }

@@ -397,6 +397,21 @@ func TestG6MountServesWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestG6MountTakesNoEscapedSlashForOneOfThePrefix: nor does it redirect there.
+func TestG6MountTakesNoEscapedSlashForOneOfThePrefix(t *testing.T) {
+	srv := sqlreqtest.Serve(t, nestedMount(t)("/a/b", nestedMux()))
+	for _, target := range []string{"/a%2Fb", "/a%2Fb/", "/a%2Fb/page", "/%61%2Fb"} {
+		if status, to, _ := nestedLocation(t, srv, "GET", target); status != 404 || to != "" {
+			t.Errorf("%s: got %d %q, want 404", target, status, to)
+		}
+	}
+	for target, want := range map[string]string{"/%61/b/page": "/%61/b|/page", "/a/%62/dir/x%2Fy": "/a/%62|/dir/x%2Fy"} {
+		if _, body, err := sqlreqtest.Get(t, srv.URL+target); body != want || err != nil {
+			t.Errorf("%s: got %q, %v, want %q", target, body, err, want)
+		}
+	}
+}
+
 // TestG6MountTellsThePattern: middlewares outside see the route of the inner mux.
 func TestG6MountTellsThePattern(t *testing.T) {
 	app := nestedRegistry(t).Middleware(nestedMount(t)("/admin", nestedMux()))

@@ -94,3 +94,33 @@ func TestG9CloseEndsAReadOnHTTP2(t *testing.T) {
 		})
 	}
 }
+
+// Where the connection ends with the response, net/http waits for the rest of a body
+// only if trailers may follow it: a client that sends the rest after it has read the
+// answer (nginx asks with HTTP/1.0 and "Connection: close") must get one.
+func TestG9CloseWaitsForNothingWhereTheConnectionEnds(t *testing.T) {
+	for _, head := range []string{"HTTP/1.0\r\n", "HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"} {
+		db := sqlreqtest.OpenDB(t)
+		reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+		reg.Retry = sqlreqtest.Retries(2)
+		attempts := 0
+		srv := sqlreqtest.Serve(t, reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			attempts++
+			first := make([]byte, 3)
+			_, err := io.ReadFull(r.Body, first)
+			_ = r.Body.Close()
+			if attempts == 1 {
+				return sqlreqtest.Conflict{} // what was not read is there for the next attempt all the same
+			}
+			fmt.Fprintf(w, "%s", first)
+			return err
+		})))
+		conn := wireDial(t, srv, nil)
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST / %sContent-Length: 9\r\n\r\nabc", head)
+		if got := wireRead(bufio.NewReader(conn), "POST"); got.body != "abc" || attempts != 2 {
+			t.Errorf("%q: got %v after %d attempts, want abc by the second", head, got, attempts)
+		}
+		wireIdle(t, db)
+	}
+}

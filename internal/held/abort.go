@@ -45,12 +45,10 @@ func (w *Writer) Abort() End {
 	return endFor(outermost())
 }
 
-// endsWithConnection reports whether the end of the connection is the end of the response.
-func (w *Writer) endsWithConnection() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.length < 0 && !w.req.ProtoAtLeast(1, 1)
-}
+// endsWithConnection reports whether the end of the connection may be the end of the
+// response. That the handler has declared a length says nothing: a middleware
+// outside that changes the body takes it out of the header.
+func (w *Writer) endsWithConnection() bool { return !w.req.ProtoAtLeast(1, 1) }
 
 func reset(conn net.Conn) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {

@@ -192,8 +192,8 @@ func (w *Writer) canHijack() (status int, err error) {
 		return 0, http.ErrHijacked
 	case w.handlerDone:
 		return 0, ErrReturned // net/http panics here
-	case !implements[http.Hijacker](w.rw):
-		return 0, http.ErrNotSupported
+	case w.req.ProtoMajor >= 2, !implements[http.Hijacker](w.rw):
+		return 0, http.ErrNotSupported // of HTTP/2 also if a writer outside has the method, which can only fail
 	}
 	return int(w.status), nil
 }

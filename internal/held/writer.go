@@ -5,7 +5,7 @@
 // a response that fits is not sent at all; of a larger one with a declared
 // length the last byte stays here; a chunked or HTTP/2 one is completed by
 // net/http only after the handler has returned; one whose end is the end of
-// the connection (HTTP/1.0 without a length) is reset by Abort.
+// the connection (HTTP/1.0) is reset by Abort.
 //
 // # States
 //

@@ -60,13 +60,17 @@ func New(src io.ReadCloser, limit int64) *Body {
 }
 
 // CloseAs makes the Close of a view do what that of r's body does. In HTTP/1 it reads the rest, so that trailers arrive
-// and a client goes on that writes all before it reads; here the rest is kept for the replay. In HTTP/2 it ends a Read
+// and a client goes on that writes all before it reads; here the rest is kept for the replay. Where the connection ends
+// with the response and no trailers can come it reads nothing. In HTTP/2 it ends a Read
 // that is under way, which takes closing the body itself: unless it was at its end there is no further attempt. It is
 // called before the first View.
 func (b *Body) CloseAs(r *http.Request) {
 	b.close, b.declared = readRest, r.ContentLength
-	if r.ProtoMajor >= 2 {
+	switch {
+	case r.ProtoMajor >= 2:
 		b.close = endRead
+	case r.Close && r.ContentLength >= 0:
+		b.close = endView // the connection ends with the response, and no trailers come: net/http reads nothing either
 	}
 	b.waits = r.Header.Get("Expect") != ""
 }
