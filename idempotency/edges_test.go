@@ -204,3 +204,55 @@ func TestI3DoInAHook(t *testing.T) {
 	want(t, post(t, srv.URL, "k", "x"), "200  (replayed)")
 	rows(t, db, 2, 2)
 }
+
+// A layer sends the request again while its handler still runs, in the same unit. That
+// is not the handler around itself.
+func TestI1TwoRequestsAtOnceInOneUnit(t *testing.T) {
+	db := open(t)
+	ready, goOn := make(chan struct{}), make(chan struct{})
+	calls := 0
+	h := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		insertWork(t, r.Context())
+		close(ready)
+		<-goOn
+	}))
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			h.ServeHTTP(httptest.NewRecorder(), r.Clone(r.Context()))
+		}()
+		<-ready
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r.Clone(r.Context()))
+		if rec.Code != 409 {
+			t.Errorf("got %d, want 409", rec.Code)
+		}
+		close(goOn)
+		<-done
+	})))
+	if got := post(t, srv.URL, "k", ""); got.status != 409 || calls != 1 {
+		t.Errorf("got %v and %d calls, want 409 and 1", got, calls)
+	}
+	rows(t, db, 0, 0)
+}
+
+// The handler has a request of its own, and layers outside see what net/http has to see.
+func TestI9LayersSeePatternAndForm(t *testing.T) {
+	db := open(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		must(t, r.ParseMultipartForm(1))
+	})
+	h := newOnce().Handler(mux)
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if r.Pattern != "POST /orders" || r.MultipartForm == nil {
+			t.Errorf("got the pattern %q, form %v", r.Pattern, r.MultipartForm)
+		}
+	})))
+	body := "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n"
+	want(t, post(t, srv.URL+"/orders", "k", body, "Content-Type", "multipart/form-data; boundary=x"), "200 ")
+}

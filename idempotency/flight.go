@@ -33,7 +33,6 @@ type flight struct {
 	unit   repeat.Unit   // likewise
 	of     *flights      // set by try, before anybody else sees it; nil until then
 	landed chan struct{} // closed at the end; nil if nobody waits
-	inside bool          // the handler runs
 }
 
 // enter makes own the flight of its key, if the unit has none already, and waits until it may be. The
@@ -117,22 +116,8 @@ func (f *flight) land() {
 	}
 }
 
-// isInside reports whether the handler of the flight runs: a request that comes here
-// again is a part of it.
-func (f *flight) isInside() bool {
-	if f == nil {
-		return false
-	}
-	f.of.mu.Lock()
-	defer f.of.mu.Unlock()
-	return f.inside
-}
-
-func (f *flight) setInside(inside bool) {
-	if f == nil {
-		return
-	}
-	f.of.mu.Lock()
-	defer f.of.mu.Unlock()
-	f.inside = inside
+// isAround reports whether ctx is that of the handler of the flight: a request that comes
+// here again is a part of it. One beside it, of a layer that has sent it twice, is not.
+func (f *flight) isAround(ctx context.Context) bool {
+	return f != nil && ctx.Value(f) != nil
 }

@@ -92,6 +92,7 @@ type call struct {
 	claim
 	body     body
 	recorder recorder
+	inside   inside
 	print    []byte // the fingerprint; set by recordAnswer
 }
 
@@ -113,7 +114,7 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		c.failed(w, r, err)
 		return
 	}
-	if f.isInside() { // this Handler is around itself
+	if f.isAround(c.ctx) { // this Handler is around itself
 		next.ServeHTTP(w, r)
 		return
 	}
@@ -125,14 +126,12 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		c.failed(w, r, err)
 	case done != nil:
 		c.noteAnswered()
-		f.land()
+		c.flight.land()
 		if !others {
 			_ = o.database().Rollback(c.ctx) // an error of it is the request's
 		}
 		c.repeat(w, r, done)
 	default:
-		f.setInside(true)
-		defer f.setInside(false)
 		c.first(w, r, next)
 	}
 }
@@ -164,9 +163,28 @@ func (c *call) first(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	c.body.start()
 	c.recorder.init(w, r, c.once.limit())
 	c.recorder.call = c
-	next.ServeHTTP(&c.recorder, r)
+	c.inside = inside{r.Context(), &c.flight}
+	req := r.WithContext(&c.inside)
+	defer func() { // for layers outside, and for net/http, which removes the files
+		r.Pattern, r.MultipartForm = req.Pattern, req.MultipartForm
+	}()
+	next.ServeHTTP(&c.recorder, req)
 	c.handlerDone()
 	returned = true
+}
+
+// inside is the context of the handler of a key.
+type inside struct {
+	context.Context
+	flight *flight
+}
+
+// Value returns true for the flight of the key.
+func (i *inside) Value(key any) any {
+	if key == any(i.flight) {
+		return true
+	}
+	return i.Context.Value(key)
 }
 
 // handlerDone has the answer recorded.
@@ -179,7 +197,9 @@ func (c *call) handlerDone() {
 		c.forget()
 		err = c.once.database().Rollback(c.ctx)
 	default:
-		err = c.recordAnswer()
+		if err = c.recordAnswer(); err == nil {
+			c.noteAnswered()
+		}
 	}
 	if err != nil {
 		_ = sqlreq.Fail(c.ctx, err)
@@ -192,8 +212,15 @@ func (c *call) recordAnswer() error {
 	return c.record()
 }
 
+// writeAnswer is a BeforeCommit function. After a Hijack that was refused the handler may
+// Commit before it has answered: then the key is committed without an answer.
 func (c *call) writeAnswer(ctx context.Context) error {
-	return c.update(ctx, c.recorder.row(c.print))
+	r, ok := c.recorder.row(c.print)
+	if !ok {
+		c.noteWritten()
+		return nil
+	}
+	return c.update(ctx, r)
 }
 
 // repeat answers from the record. No transaction is open any more, unless a layer
