@@ -256,3 +256,23 @@ func TestI9LayersSeePatternAndForm(t *testing.T) {
 	body := "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n"
 	want(t, post(t, srv.URL+"/orders", "k", body, "Content-Type", "multipart/form-data; boundary=x"), "200 ")
 }
+
+// The context of the handler of a key is the request's own: a Do in it that needs the only
+// connection of the pool is told so, also where no context ends.
+func TestI9DoThatNeedsTheConnectionOfTheRequest(t *testing.T) {
+	db := open(t)
+	db.SetMaxOpenConns(1)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	once := newOnce()
+	h := reg.Middleware(once.Handler(once.Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		err := reg.Do(r.Context(), func(ctx context.Context) error { return errOf(main.ExecContext(ctx, sqlreqtest.InsertWork)) })
+		if err == nil || !strings.Contains(err.Error(), "connection") {
+			t.Errorf("got %v", err)
+		}
+	}))))
+	r := httptest.NewRequest("POST", "/", nil).WithContext(context.Background())
+	r.Header.Set("Idempotency-Key", "k")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	rows(t, db, 1, 1)
+}

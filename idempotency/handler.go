@@ -92,8 +92,8 @@ type call struct {
 	claim
 	body     body
 	recorder recorder
-	inside   inside
-	print    []byte // the fingerprint; set by recordAnswer
+	inside   repeat.Marked // the context of next; its mark is the flight
+	print    []byte        // the fingerprint; set by recordAnswer
 }
 
 var errUnanswered = errors.New("idempotency: the request ends while the handler of its key still runs, nothing is committed; wait for it, or answer 400 or more")
@@ -163,7 +163,7 @@ func (c *call) first(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	c.body.start()
 	c.recorder.init(w, r, c.once.limit())
 	c.recorder.call = c
-	c.inside = inside{r.Context(), &c.flight}
+	c.inside = repeat.Marked{Context: r.Context(), Mark: &c.flight}
 	req := r.WithContext(&c.inside)
 	defer func() { // for layers outside, and for net/http, which removes the files
 		r.Pattern, r.MultipartForm = req.Pattern, req.MultipartForm
@@ -171,20 +171,6 @@ func (c *call) first(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	next.ServeHTTP(&c.recorder, req)
 	c.handlerDone()
 	returned = true
-}
-
-// inside is the context of the handler of a key.
-type inside struct {
-	context.Context
-	flight *flight
-}
-
-// Value returns true for the flight of the key.
-func (i *inside) Value(key any) any {
-	if key == any(i.flight) {
-		return true
-	}
-	return i.Context.Value(key)
 }
 
 // handlerDone has the answer recorded.
