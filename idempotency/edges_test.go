@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -275,4 +276,35 @@ func TestI9DoThatNeedsTheConnectionOfTheRequest(t *testing.T) {
 	r.Header.Set("Idempotency-Key", "k")
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	rows(t, db, 1, 1)
+}
+
+// Two batches with the same keys, in other orders, commit each part. Each has the key
+// that the other wants, and nothing open.
+func TestI4BatchesInACircle(t *testing.T) {
+	db := open(t)
+	once := newOnce()
+	once.OnWait(func() { t.Error("it waits in the process") })
+	h := once.Handler(new(work))
+	var both sync.WaitGroup
+	both.Add(2)
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		for i, key := range strings.Split(r.URL.Path[1:], "/") {
+			part := httptest.NewRequest("POST", "/", nil).WithContext(r.Context())
+			part.Header.Set("Idempotency-Key", key)
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, part)
+			must(t, sqlreq.Commit(r.Context()))
+			fmt.Fprintf(w, "%d %s, ", rec.Code, rec.Header().Get("Idempotent-Replayed"))
+			if i == 0 {
+				both.Done()
+				both.Wait()
+			}
+		}
+	})))
+	var wg sync.WaitGroup
+	for _, path := range []string{"/a/b", "/b/a"} {
+		wg.Go(func() { want(t, post(t, srv.URL+path, "", ""), "200 201 , 201 true,") })
+	}
+	wg.Wait()
+	rows(t, db, 2, 2)
 }

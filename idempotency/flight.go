@@ -37,7 +37,7 @@ type flight struct {
 
 // enter makes own the flight of its key, if the unit has none already, and waits until it may be. The
 // wait ends with ErrInProgress after some time, of which it returns what is left, and
-// with ctx. Who must not wait here, because it may hold locks in a database already,
+// with ctx. Who must not wait here, because it may hold locks in a database already, or a key,
 // gets no flight; the database waits.
 func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (f *flight, left time.Duration, err error) {
 	for left = most; ; {
@@ -45,7 +45,7 @@ func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (
 		switch {
 		case landed == nil:
 			return f, left, nil
-		case own.unit.Opened():
+		case own.unit.Opened(), fs.has(own.unit):
 			return nil, left, nil
 		}
 		if fs.joined != nil {
@@ -57,6 +57,20 @@ func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (
 		}
 		left -= time.Since(start)
 	}
+}
+
+// has reports whether a unit has a key in progress already. Who waits for it must not be
+// waited for: of two batches with the same keys each might have what the other wants,
+// committed explicitly, which only the database knows.
+func (fs *flights) has(unit repeat.Unit) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range fs.byID {
+		if f.unit == unit {
+			return true
+		}
+	}
+	return false
 }
 
 // try returns the flight of the key of own if that is the unit's, or else what to wait for.
