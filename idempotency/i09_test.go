@@ -391,7 +391,9 @@ func TestI12CommitAfterAHijackThatWasRefused(t *testing.T) {
 
 func TestI9HijackAgain(t *testing.T) {
 	db := open(t)
+	returned := make(chan struct{})
 	srv := serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}), newOnce(), handle(func(w http.ResponseWriter, r *http.Request) {
+		defer close(returned)
 		insertWork(t, r.Context())
 		if err := hijackAnswer(t, w); err != nil {
 			t.Error(err)
@@ -404,6 +406,7 @@ func TestI9HijackAgain(t *testing.T) {
 		}
 	}))
 	want(t, post(t, srv.URL, "k", "x"), "200 ok")
+	<-returned
 	if got := post(t, srv.URL, "k", "x"); got.status != 410 {
 		t.Errorf("got %v, want a 410", got)
 	}
