@@ -103,7 +103,7 @@ func (s *scope) howWithin() (w unit.Within) {
 	w.Repeats = asked && running // afterwards its context is the handler's, if it was kept and handed on
 	// Where no context ends there is no channel to compare: context.WithoutCancel,
 	// which is for later, looks the same.
-	own := s.Context == context.Context(s.outer) || txn.IsGiven(s.Context)
+	own := repeat.Unmarked(s.Context) == context.Context(s.outer) || txn.IsGiven(s.Context)
 	around := s.outer.root().Context.Done()
 	w.Waits = running || own || s.outer.unit.Deciding(s.Context) || around != nil && around == s.Context.Done()
 	return w

@@ -173,11 +173,7 @@ func (c *claim) record() error {
 			return err
 		}
 	}
-	if err := db.BeforeCommit(repeat.Record(c.ctx), c.write); err != nil {
-		return err
-	}
-	c.noteAnswered()
-	return nil
+	return db.BeforeCommit(repeat.Record(c.ctx), c.write)
 }
 
 // mayRegister reports whether write is to be registered: it is not if it is already,

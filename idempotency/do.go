@@ -35,14 +35,22 @@ func (o *Once) Do(ctx context.Context, reg *sqlreq.Registry, scope, id string, f
 		return false, errors.New("idempotency: the id is empty; every message would be the same")
 	}
 	around := unitOf(ctx)
+	var m *message
+	committing := false
+	defer func() {
+		if !committing && m != nil { // the unit may go on for long without it
+			m.flight.land()
+		}
+	}()
 	err = reg.Atomic(ctx, func(ctx context.Context) error {
-		m := &message{newClaim(ctx, o, recordID{scope, id, ofMessage}, unitOf(ctx)), around}
+		m = &message{newClaim(ctx, o, recordID{scope, id, ofMessage}, unitOf(ctx)), around}
 		m.write = m.done
 		var err error
 		first, err = m.do(fn)
 		return err
 	})
-	return first && err == nil, err
+	committing = err == nil
+	return first && committing, err
 }
 
 func unitOf(ctx context.Context) repeat.Unit {
@@ -59,7 +67,7 @@ type message struct {
 }
 
 func (m *message) do(fn func(context.Context) error) (first bool, err error) {
-	f, left, err := m.once.flights.enter(m.ctx, &m.flight, m.once.wait())
+	_, left, err := m.once.flights.enter(m.ctx, &m.flight, m.once.wait())
 	if err != nil {
 		return false, err
 	}
@@ -68,7 +76,7 @@ func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 		return false, err
 	}
 	if done != nil {
-		f.land()
+		m.flight.land()
 		if done.status == 0 {
 			return false, fmt.Errorf("%w: id %q of scope %q", ErrInProgress, m.id.key, m.id.scope)
 		}
@@ -79,7 +87,7 @@ func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 		if err := fn(m.ctx); err != nil {
 			return false, err
 		}
-		return true, m.done(m.ctx)
+		return true, errors.Join(m.done(m.ctx), m.landEarly())
 	}
 	if err := m.watch(); err != nil {
 		return false, err
@@ -88,6 +96,13 @@ func (m *message) do(fn func(context.Context) error) (first bool, err error) {
 		return false, err
 	}
 	return true, m.record()
+}
+
+// landEarly has the flight end with the transaction: the unit may go on for long after
+// an explicit Commit, a Rollback or a Hijack, and may wait for another message meanwhile.
+func (m *message) landEarly() error {
+	db, land := m.once.database(), func(context.Context) { m.flight.land() }
+	return errors.Join(db.AfterCommit(m.ctx, land), db.AfterRollback(m.ctx, land))
 }
 
 // done notes that the message was done.

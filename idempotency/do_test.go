@@ -255,3 +255,74 @@ func TestI14LostCommitAroundADoIsNotRepeated(t *testing.T) {
 	}
 	rows(t, db, 1, 1)
 }
+
+// A part of a request is over with its transaction, however long the request goes on:
+// another one with the id does not wait for the request's end.
+func TestI4DoInARequestThatGoesOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		err error
+		end func(w http.ResponseWriter, r *http.Request) error
+		ran bool // the other one
+	}{
+		"Commit":   {nil, func(_ http.ResponseWriter, r *http.Request) error { return sqlreq.Commit(r.Context()) }, false},
+		"Rollback": {nil, func(_ http.ResponseWriter, r *http.Request) error { return sqlreq.Rollback(r.Context()) }, true},
+		"Hijack":   {nil, func(w http.ResponseWriter, _ *http.Request) error { return hijackAnswer(t, w) }, false},
+		"it fails": {errTest, func(http.ResponseWriter, *http.Request) error { return nil }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t)
+			reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+			once := newOnce()
+			once.OnWait(func() { t.Error("it waits") })
+			calls := 0
+			returned := make(chan struct{}) // after a Hijack the client has its answer before that
+			srv := sqlreqtest.Serve(t, reg.Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+				defer close(returned)
+				if _, err := once.Do(r.Context(), reg, "q", "1", job(t, &calls, c.err)); !errors.Is(err, c.err) {
+					t.Errorf("got %v", err)
+				}
+				must(t, c.end(w, r))
+				first, err := once.Do(context.WithoutCancel(t.Context()), reg, "q", "1", job(t, &calls, nil))
+				if first != c.ran || err != nil {
+					t.Errorf("got %v, %v beside the request, want %v", first, err, c.ran)
+				}
+			})))
+			want(t, post(t, srv.URL, "", ""), map[bool]string{true: "200 ok", false: "200 "}[name == "Hijack"])
+			<-returned
+			rows(t, db, 1, 1)
+		})
+	}
+}
+
+// Who finds the message done by its own request keeps the others waiting: it is not
+// committed.
+func TestI16DoThatIsDoneInTheSameRequest(t *testing.T) {
+	db := open(t)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	once := newOnce()
+	var waits atomic.Bool
+	once.OnWait(func() { waits.Store(true) })
+	calls := 0
+	result := make(chan error, 1)
+	must(t, reg.Do(t.Context(), func(ctx context.Context) error {
+		for i := range 2 {
+			if first, err := once.Do(ctx, reg, "q", "1", job(t, &calls, nil)); first != (i == 0) || err != nil {
+				t.Errorf("got %v, %v", first, err)
+			}
+		}
+		go func() {
+			first, err := once.Do(t.Context(), reg, "q", "1", job(t, &calls, nil))
+			if first {
+				t.Error("it ran again")
+			}
+			result <- err
+		}()
+		sqlreqtest.Until(func() bool { return waits.Load() || db.Stats().InUse > 1 })
+		if !waits.Load() {
+			t.Error("it waits with a connection")
+		}
+		return nil
+	}))
+	must(t, <-result)
+	rows(t, db, 1, 1)
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,5 +203,108 @@ func TestI3DoInAHook(t *testing.T) {
 	want(t, post(t, srv.URL, "k", "x"), "200 ")
 	must(t, <-told)
 	want(t, post(t, srv.URL, "k", "x"), "200  (replayed)")
+	rows(t, db, 2, 2)
+}
+
+// A layer sends the request again while its handler still runs, in the same unit. That
+// is not the handler around itself.
+func TestI1TwoRequestsAtOnceInOneUnit(t *testing.T) {
+	db := open(t)
+	ready, goOn := make(chan struct{}), make(chan struct{})
+	calls := 0
+	h := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		insertWork(t, r.Context())
+		close(ready)
+		<-goOn
+	}))
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			h.ServeHTTP(httptest.NewRecorder(), r.Clone(r.Context()))
+		}()
+		<-ready
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r.Clone(r.Context()))
+		if rec.Code != 409 {
+			t.Errorf("got %d, want 409", rec.Code)
+		}
+		close(goOn)
+		<-done
+	})))
+	if got := post(t, srv.URL, "k", ""); got.status != 409 || calls != 1 {
+		t.Errorf("got %v and %d calls, want 409 and 1", got, calls)
+	}
+	rows(t, db, 0, 0)
+}
+
+// The handler has a request of its own, and layers outside see what net/http has to see.
+func TestI9LayersSeePatternAndForm(t *testing.T) {
+	db := open(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		must(t, r.ParseMultipartForm(1))
+	})
+	h := newOnce().Handler(mux)
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if r.Pattern != "POST /orders" || r.MultipartForm == nil {
+			t.Errorf("got the pattern %q, form %v", r.Pattern, r.MultipartForm)
+		}
+	})))
+	body := "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n"
+	want(t, post(t, srv.URL+"/orders", "k", body, "Content-Type", "multipart/form-data; boundary=x"), "200 ")
+}
+
+// The context of the handler of a key is the request's own: a Do in it that needs the only
+// connection of the pool is told so, also where no context ends.
+func TestI9DoThatNeedsTheConnectionOfTheRequest(t *testing.T) {
+	db := open(t)
+	db.SetMaxOpenConns(1)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+	once := newOnce()
+	h := reg.Middleware(once.Handler(once.Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		err := reg.Do(r.Context(), func(ctx context.Context) error { return errOf(main.ExecContext(ctx, sqlreqtest.InsertWork)) })
+		if err == nil || !strings.Contains(err.Error(), "connection") {
+			t.Errorf("got %v", err)
+		}
+	}))))
+	r := httptest.NewRequest("POST", "/", nil).WithContext(context.Background())
+	r.Header.Set("Idempotency-Key", "k")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	rows(t, db, 1, 1)
+}
+
+// Two batches with the same keys, in other orders, commit each part. Each has the key
+// that the other wants, and nothing open.
+func TestI4BatchesInACircle(t *testing.T) {
+	db := open(t)
+	once := newOnce()
+	once.OnWait(func() { t.Error("it waits in the process") })
+	h := once.Handler(new(work))
+	var both sync.WaitGroup
+	both.Add(2)
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+		for i, key := range strings.Split(r.URL.Path[1:], "/") {
+			part := httptest.NewRequest("POST", "/", nil).WithContext(r.Context())
+			part.Header.Set("Idempotency-Key", key)
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, part)
+			must(t, sqlreq.Commit(r.Context()))
+			fmt.Fprintf(w, "%d %s, ", rec.Code, rec.Header().Get("Idempotent-Replayed"))
+			if i == 0 {
+				both.Done()
+				both.Wait()
+			}
+		}
+	})))
+	var wg sync.WaitGroup
+	for _, path := range []string{"/a/b", "/b/a"} {
+		wg.Go(func() { want(t, post(t, srv.URL+path, "", ""), "200 201 , 201 true,") })
+	}
+	wg.Wait()
 	rows(t, db, 2, 2)
 }

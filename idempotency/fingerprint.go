@@ -193,11 +193,10 @@ func (b *body) matches(f []byte) (bool, error) {
 		m, err = b.rest.Read(p)
 		h.write(p[:m])
 	}
-	if err != nil && err != io.EOF {
-		return false, err
-	}
 	if err == io.EOF {
 		h.flush()
+	} else if err != nil && (h.n < n || ended) { // otherwise the first has not seen how it ends either
+		return false, err
 	}
 	same := h.n == n || h.n > n && !ended
 	return same && bytes.Equal(h.hash.Sum(nil), f[len(f)-sha256.Size:]), nil

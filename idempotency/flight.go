@@ -33,12 +33,11 @@ type flight struct {
 	unit   repeat.Unit   // likewise
 	of     *flights      // set by try, before anybody else sees it; nil until then
 	landed chan struct{} // closed at the end; nil if nobody waits
-	inside bool          // the handler runs
 }
 
 // enter makes own the flight of its key, if the unit has none already, and waits until it may be. The
 // wait ends with ErrInProgress after some time, of which it returns what is left, and
-// with ctx. Who must not wait here, because it may hold locks in a database already,
+// with ctx. Who must not wait here, because it may hold locks in a database already, or a key,
 // gets no flight; the database waits.
 func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (f *flight, left time.Duration, err error) {
 	for left = most; ; {
@@ -46,7 +45,7 @@ func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (
 		switch {
 		case landed == nil:
 			return f, left, nil
-		case own.unit.Opened():
+		case own.unit.Opened(), fs.has(own.unit):
 			return nil, left, nil
 		}
 		if fs.joined != nil {
@@ -58,6 +57,20 @@ func (fs *flights) enter(ctx context.Context, own *flight, most time.Duration) (
 		}
 		left -= time.Since(start)
 	}
+}
+
+// has reports whether a unit has a key in progress already. Who waits for it must not be
+// waited for: of two batches with the same keys each might have what the other wants,
+// committed explicitly, which only the database knows.
+func (fs *flights) has(unit repeat.Unit) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, f := range fs.byID {
+		if f.unit == unit {
+			return true
+		}
+	}
+	return false
 }
 
 // try returns the flight of the key of own if that is the unit's, or else what to wait for.
@@ -117,22 +130,8 @@ func (f *flight) land() {
 	}
 }
 
-// isInside reports whether the handler of the flight runs: a request that comes here
-// again is a part of it.
-func (f *flight) isInside() bool {
-	if f == nil {
-		return false
-	}
-	f.of.mu.Lock()
-	defer f.of.mu.Unlock()
-	return f.inside
-}
-
-func (f *flight) setInside(inside bool) {
-	if f == nil {
-		return
-	}
-	f.of.mu.Lock()
-	defer f.of.mu.Unlock()
-	f.inside = inside
+// isAround reports whether ctx is that of the handler of the flight: a request that comes
+// here again is a part of it. One beside it, of a layer that has sent it twice, is not.
+func (f *flight) isAround(ctx context.Context) bool {
+	return f != nil && ctx.Value(f) != nil
 }

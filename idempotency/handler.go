@@ -92,7 +92,8 @@ type call struct {
 	claim
 	body     body
 	recorder recorder
-	print    []byte // the fingerprint; set by recordAnswer
+	inside   repeat.Marked // the context of next; its mark is the flight
+	print    []byte        // the fingerprint; set by recordAnswer
 }
 
 var errUnanswered = errors.New("idempotency: the request ends while the handler of its key still runs, nothing is committed; wait for it, or answer 400 or more")
@@ -113,7 +114,7 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		c.failed(w, r, err)
 		return
 	}
-	if f.isInside() { // this Handler is around itself
+	if f.isAround(c.ctx) { // this Handler is around itself
 		next.ServeHTTP(w, r)
 		return
 	}
@@ -125,14 +126,12 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, next http.Handler) 
 		c.failed(w, r, err)
 	case done != nil:
 		c.noteAnswered()
-		f.land()
+		c.flight.land()
 		if !others {
 			_ = o.database().Rollback(c.ctx) // an error of it is the request's
 		}
 		c.repeat(w, r, done)
 	default:
-		f.setInside(true)
-		defer f.setInside(false)
 		c.first(w, r, next)
 	}
 }
@@ -164,7 +163,12 @@ func (c *call) first(w http.ResponseWriter, r *http.Request, next http.Handler) 
 	c.body.start()
 	c.recorder.init(w, r, c.once.limit())
 	c.recorder.call = c
-	next.ServeHTTP(&c.recorder, r)
+	c.inside = repeat.Marked{Context: r.Context(), Mark: &c.flight}
+	req := r.WithContext(&c.inside)
+	defer func() { // for layers outside, and for net/http, which removes the files
+		r.Pattern, r.MultipartForm = req.Pattern, req.MultipartForm
+	}()
+	next.ServeHTTP(&c.recorder, req)
 	c.handlerDone()
 	returned = true
 }
@@ -179,7 +183,9 @@ func (c *call) handlerDone() {
 		c.forget()
 		err = c.once.database().Rollback(c.ctx)
 	default:
-		err = c.recordAnswer()
+		if err = c.recordAnswer(); err == nil {
+			c.noteAnswered()
+		}
 	}
 	if err != nil {
 		_ = sqlreq.Fail(c.ctx, err)
@@ -192,8 +198,15 @@ func (c *call) recordAnswer() error {
 	return c.record()
 }
 
+// writeAnswer is a BeforeCommit function. After a Hijack that was refused the handler may
+// Commit before it has answered: then the key is committed without an answer.
 func (c *call) writeAnswer(ctx context.Context) error {
-	return c.update(ctx, c.recorder.row(c.print))
+	r, ok := c.recorder.row(c.print)
+	if !ok {
+		c.noteWritten()
+		return nil
+	}
+	return c.update(ctx, r)
 }
 
 // repeat answers from the record. No transaction is open any more, unless a layer

@@ -226,3 +226,34 @@ func TestI5BodyTooLargeAtTheRepeat(t *testing.T) {
 		t.Errorf("got %v, want a 413", got)
 	}
 }
+
+func TestI5BodyThatTheHandlerDoesNotReadToItsError(t *testing.T) {
+	// What the first has not read to its end, or has met the same error in, is no error of
+	// a repeat either.
+	for _, size := range []int{10, 100_000, 300_000} {
+		first, again, calls := twice(t, newOnce(), handle(func(w http.ResponseWriter, r *http.Request) {
+			if size == 300_000 {
+				_, err := io.Copy(io.Discard, r.Body)
+				if err == nil {
+					t.Error("no error of the body")
+				}
+			}
+			w.WriteHeader(http.StatusCreated)
+		}), func(next http.Handler) http.Handler {
+			return handle(func(w http.ResponseWriter, r *http.Request) {
+				r.Body = http.MaxBytesReader(w, &endless{ReadCloser: r.Body}, int64(size))
+				next.ServeHTTP(w, r)
+			})
+		})
+		want(t, first, "201 ")
+		want(t, again, "201  (replayed)")
+		if calls != 1 {
+			t.Errorf("the handler ran %d times", calls)
+		}
+	}
+}
+
+// endless is a body without an end.
+type endless struct{ io.ReadCloser }
+
+func (*endless) Read(p []byte) (int, error) { return len(p), nil }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -346,4 +347,100 @@ func (b *broken) Write(p []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	return len(p), nil
+}
+
+// refusingHijack answers as an HTTP/2 connection does.
+type refusingHijack struct{ http.ResponseWriter }
+
+func TestI12CommitAfterAHijackThatWasRefused(t *testing.T) {
+	// The handler has not answered when it commits: it commits the key without an answer,
+	// which follows at the end, or does not.
+	for name, c := range map[string]struct {
+		end         func(w http.ResponseWriter, r *http.Request)
+		first, more string
+	}{
+		"it answers":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201); fmt.Fprint(w, "done") }, "201 done", "201 done (replayed)"},
+		"it fails":            {func(_ http.ResponseWriter, r *http.Request) { sqlreq.Fail(r.Context(), errTest) }, "500 Internal Server Error", ""},
+		"it has answered 201": {func(w http.ResponseWriter, r *http.Request) { sqlreq.Fail(r.Context(), errTest) }, "500 Internal Server Error", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t)
+			h := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+				insertWork(t, r.Context())
+				if _, _, err := http.NewResponseController(w).Hijack(); err == nil {
+					t.Error("hijacked")
+				}
+				if name == "it has answered 201" {
+					w.WriteHeader(201)
+					fmt.Fprint(w, "a half")
+				}
+				must(t, sqlreq.Commit(r.Context()))
+				c.end(w, r)
+			}))
+			srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(handle(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(refusingHijack{w}, r)
+			})))
+			want(t, post(t, srv.URL, "k", "x"), c.first)
+			if got := post(t, srv.URL, "k", "x"); c.more == "" && got.status != 409 || c.more != "" && got.String() != c.more {
+				t.Errorf("got %q to the repeat, want %q, 409 if that is empty", got, c.more)
+			}
+			rows(t, db, 1, 1)
+		})
+	}
+}
+
+func TestI9HijackAgain(t *testing.T) {
+	db := open(t)
+	returned := make(chan struct{})
+	srv := serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}), newOnce(), handle(func(w http.ResponseWriter, r *http.Request) {
+		defer close(returned)
+		insertWork(t, r.Context())
+		if err := hijackAnswer(t, w); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := http.NewResponseController(w).Hijack(); !errors.Is(err, http.ErrHijacked) {
+			t.Errorf("got %v from a second Hijack, want http.ErrHijacked", err)
+		}
+		if _, err := w.Write([]byte("x")); !errors.Is(err, http.ErrHijacked) {
+			t.Errorf("got %v from a Write behind it, want http.ErrHijacked", err)
+		}
+	}))
+	want(t, post(t, srv.URL, "k", "x"), "200 ok")
+	<-returned
+	if got := post(t, srv.URL, "k", "x"); got.status != 410 {
+		t.Errorf("got %v, want a 410", got)
+	}
+	rows(t, db, 1, 1)
+}
+
+// onlyReader has no WriteTo.
+type onlyReader struct{ io.Reader }
+
+func TestI10NoLimit(t *testing.T) {
+	once := newOnce()
+	once.Limit = math.MaxInt64
+	first, again, calls := twice(t, once, handle(func(w http.ResponseWriter, r *http.Request) {
+		must(t, errOf(io.Copy(w, onlyReader{strings.NewReader("a body")})))
+	}))
+	want(t, first, "200 a body")
+	want(t, again, "200 a body (replayed)")
+	if calls != 1 {
+		t.Errorf("the handler ran %d times", calls)
+	}
+}
+
+func errOf[V any](_ V, err error) error { return err }
+
+func TestI2StatusThatIsNone(t *testing.T) {
+	// net/http panics, and the handler makes the best of it.
+	for _, status := range []int{0, 99, 1000, 1 << 20} {
+		first, again, _ := twice(t, newOnce(), handle(func(w http.ResponseWriter, r *http.Request) {
+			if sqlreqtest.Panicked(func() { w.WriteHeader(status) }) == nil {
+				t.Errorf("no panic for status %d", status)
+			}
+			fmt.Fprint(w, "done")
+		}))
+		want(t, first, "200 done")
+		want(t, again, "200 done (replayed)")
+	}
 }

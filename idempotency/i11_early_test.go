@@ -243,3 +243,23 @@ func TestI5LongBoundary(t *testing.T) {
 	want(t, post(t, srv.URL, "l", "--"+one[1:], "Content-Type", "multipart/form-data; boundary="+one[1:]), "201 order 5")
 	want(t, post(t, srv.URL, "l", "--"+two[1:], "Content-Type", "multipart/form-data; boundary="+two[1:]), "201 order 5 (replayed)")
 }
+
+// A Hijack that was refused is no answer: the handler still runs.
+func TestI11NobodyWaitsAfterARefusedHijack(t *testing.T) {
+	db := open(t)
+	ready, goOn, done := make(chan struct{}), make(chan struct{}), make(chan struct{}, 1)
+	h := newOnce().Handler(handle(func(w http.ResponseWriter, r *http.Request) {
+		insertWork(t, r.Context())
+		if _, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			t.Error("hijacked")
+		}
+		close(ready)
+		<-goOn
+	}))
+	srv := sqlreqtest.Serve(t, sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(impatient(
+		handle(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(refusingHijack{w}, r) }), ready, done)))
+	want(t, post(t, srv.URL, "k", "x"), "500 Internal Server Error")
+	rows(t, db, 0, 0)
+	close(goOn)
+	<-done
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -79,6 +80,8 @@ func (rec *recorder) takeStatus(status int, implicit bool, h http.Header) bool {
 		return false
 	case rec.hijack == hijacked, status < 200 && status != http.StatusSwitchingProtocols:
 		return true // an early one decides nothing
+	case status > 999:
+		return true // it is none: net/http panics
 	case rec.status != 0 && status < 400:
 		return true // superfluous
 	}
@@ -233,7 +236,7 @@ func (rec *recorder) room() int64 {
 	if rec.lost || rec.hijack == hijacked || rec.status != 0 && !bodyAllowed(rec.status) {
 		return 0
 	}
-	return rec.limit + 1 - int64(len(rec.body))
+	return min(rec.limit, math.MaxInt64-1) + 1 - int64(len(rec.body))
 }
 
 // Flush is FlushError for http.Flusher.
@@ -315,6 +318,9 @@ func (rec *recorder) CloseNotify() <-chan bool {
 // Hijack takes the connection over. What was done is committed by it, and recorded as
 // something whose answer was not kept.
 func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if rec.isHijacked() {
+		return http.NewResponseController(rec.rw).Hijack() // says that it is
+	}
 	rec.setHijack(hijacking)
 	if err := rec.call.recordAnswer(); err != nil {
 		rec.setHijack(notHijacked)
@@ -328,6 +334,12 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	rec.setHijack(hijacked)
 	rec.call.flight.land() // the record is there, and the connection may live for hours
 	return conn, buf, nil
+}
+
+func (rec *recorder) isHijacked() bool {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return rec.hijack == hijacked
 }
 
 func (rec *recorder) setHijack(h hijack) {
@@ -365,11 +377,15 @@ func (rec *recorder) isEarly(name string) bool {
 	return slices.Contains(rec.early, name) || rec.flushed && strings.HasPrefix(name, http.TrailerPrefix)
 }
 
-// row returns what is to be recorded.
-func (rec *recorder) row(fingerprint []byte) row {
+// row returns what is to be recorded. ok is false as long as the handler may still
+// answer: it has not returned, and does not hijack the connection.
+func (rec *recorder) row(fingerprint []byte) (r row, ok bool) {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	r := row{status: rec.status, fingerprint: fingerprint, header: rec.header, body: rec.body}
+	if !rec.returned && rec.hijack == notHijacked {
+		return row{}, false
+	}
+	r = row{status: rec.status, fingerprint: fingerprint, header: rec.header, body: rec.body}
 	if rec.hijack != notHijacked || rec.lost {
 		if r.status == 0 {
 			r.status = http.StatusSwitchingProtocols // sent by the handler itself, most likely
@@ -377,5 +393,5 @@ func (rec *recorder) row(fingerprint []byte) row {
 		r.status, r.header, r.body = -r.status, newHeader(0), nil
 	}
 	r.seal()
-	return r
+	return r, true
 }

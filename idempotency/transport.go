@@ -151,7 +151,7 @@ func (t *Transport) bodies(r *http.Request) (*bodies, error) {
 	if r.ContentLength > limit {
 		return &bodies{next: r.Body}, nil
 	}
-	kept, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	kept, err := readUpTo(r.Context(), r.Body, min(limit, math.MaxInt64-1)+1)
 	if err == nil && int64(len(kept)) > limit {
 		whole := io.MultiReader(bytes.NewReader(kept), r.Body)
 		return &bodies{next: readCloser{whole, r.Body}}, nil
@@ -165,6 +165,26 @@ func (t *Transport) bodies(r *http.Request) (*bodies, error) {
 	get := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }
 	b := &bodies{get: get, again: true}
 	return b, b.more()
+}
+
+// readUpTo reads up to limit bytes. It does not wait for who sends nothing when ctx has
+// ended: the caller closes src, which may still be read then, as [http.Transport] does.
+func readUpTo(ctx context.Context, src io.Reader, limit int64) ([]byte, error) {
+	type result struct {
+		read []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		read, err := io.ReadAll(io.LimitReader(src, limit))
+		done <- result{read, err}
+	}()
+	select {
+	case res := <-done:
+		return res.read, res.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 type readCloser struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -240,6 +241,7 @@ func TestTransportBodies(t *testing.T) {
 		"of the limit":        {strings.NewReader("hello"), -1, 5, "hello", 4, nil},
 		"over the limit":      {strings.NewReader("hello!"), -1, 5, "hello!", 1, nil},
 		"known to be over":    {strings.NewReader("hello!"), 6, 5, "hello!", 1, nil},
+		"without a limit":     {strings.NewReader("hello"), -1, math.MaxInt64, "hello", 4, nil},
 		"over the default":    {bytes.NewReader(make([]byte, 64<<10+1)), -1, 0, string(make([]byte, 64<<10+1)), 1, nil},
 		"that cannot be read": {io.MultiReader(strings.NewReader("h"), errorReader{broken}), -1, 0, "", 0, broken},
 	} {
@@ -344,6 +346,24 @@ func TestTransportEndsWithTheContext(t *testing.T) {
 		s = &script{answers: answersOf{breaks(context.Canceled)}}
 		if _, err := (&idempotency.Transport{Base: s}).RoundTrip((&http.Request{Method: "POST"}).WithContext(ctx)); !errors.Is(err, context.Canceled) || len(s.asked) != 1 {
 			t.Errorf("got %v after %d attempts", err, len(s.asked))
+		}
+	})
+}
+
+func TestTransportBodyThatDoesNotCome(t *testing.T) {
+	// The context ends while the body is waited for, which is kept for a repeat.
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{answers: answersOf{respond(200)}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		slow, w := io.Pipe()
+		defer w.Close()
+		body := &stream{Reader: slow}
+		req := (&http.Request{Method: "POST", Body: body}).WithContext(ctx)
+		start := time.Now()
+		res, err := (&idempotency.Transport{Base: s}).RoundTrip(req)
+		if !errors.Is(err, context.DeadlineExceeded) || res != nil || time.Since(start) != time.Second || len(s.asked) != 0 || body.closed != 1 {
+			t.Errorf("got %v %v after %v, %d attempts, closed %d times", res, err, time.Since(start), len(s.asked), body.closed)
 		}
 	})
 }

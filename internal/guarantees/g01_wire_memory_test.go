@@ -7,9 +7,11 @@ import (
 	"database/sql"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
@@ -161,5 +163,23 @@ func TestG1MemoryIsBounded(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestG1HoldLimitWithoutAnEnd(t *testing.T) {
+	// The largest int holds everything, what is copied too: the client is told of a COMMIT
+	// that has failed.
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+	reg.HoldLimit = math.MaxInt
+	srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, sqlreqtest.InsertWork)
+		sqlreqtest.Exec(t, r.Context(), sqlreqtest.Main, sqlreqtest.BreakCommit)
+		w.WriteHeader(http.StatusCreated)
+		if _, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader("a body")); err != nil {
+			t.Error(err)
+		}
+	})))
+	if status, body, err := sqlreqtest.Get(t, srv.URL); status != 500 || err != nil {
+		t.Errorf("got %d %q %v, want a 500", status, body, err)
 	}
 }

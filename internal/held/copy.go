@@ -106,7 +106,7 @@ func (w *Writer) noteWritten(n int64) {
 // may stream: enough for the type to be sniffed and for src to have proved
 // readable (golang.org/issue/5660), and all that fits if the rest may fit too.
 func (w *Writer) holdFromLocked(src io.Reader) int64 {
-	room := int64(w.limit) + 1 - int64(w.body.length())
+	room := min(int64(w.limit), math.MaxInt64-1) + 1 - int64(w.body.length())
 	if w.status == 0 {
 		return min(room, sniffLen+1)
 	}

@@ -63,6 +63,32 @@ func Record(ctx context.Context) context.Context {
 // IsRecord reports whether ctx is one of Record.
 func IsRecord(ctx context.Context) bool { return ctx.Value(recordKey{}) != nil }
 
+// Marked is a context of a request that has a mark, a pointer, as a key with the value
+// true. It is no other context to the unit.
+type Marked struct {
+	context.Context
+	Mark any
+}
+
+// Value returns true for the mark.
+func (m *Marked) Value(key any) any {
+	if key == m.Mark {
+		return true
+	}
+	return m.Context.Value(key)
+}
+
+// Unmarked returns ctx without its marks.
+func Unmarked(ctx context.Context) context.Context {
+	for {
+		m, ok := ctx.(*Marked)
+		if !ok {
+			return ctx
+		}
+		ctx = m.Context
+	}
+}
+
 // Later is an error that is answered with Retry-After: the same request may go well
 // a little later.
 type Later struct{ Text string }
