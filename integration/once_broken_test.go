@@ -61,7 +61,7 @@ var brokenCalls = []string{"connect", "begin", "exec", "next", "close of rows", 
 // Each call of the driver is broken once: each order is there once, and all its answers
 // are the same. With Retry for lost connections no client notices anything.
 func TestOnceEachCallBroken(t *testing.T) {
-	for _, d := range databases {
+	for _, d := range tappable() {
 		if d.driver == "sqlite3" {
 			continue // no other calls than those of the other driver
 		}
@@ -100,7 +100,7 @@ func TestOnceEachCallBroken(t *testing.T) {
 }
 
 func TestOnceDoEachCallBroken(t *testing.T) {
-	for _, d := range databases {
+	for _, d := range tappable() {
 		if d.driver == "sqlite3" {
 			continue
 		}

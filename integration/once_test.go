@@ -22,7 +22,7 @@ const onceTable = "sqlreq_once"
 
 func onceDialect(driver string) idempotency.Dialect {
 	switch driver {
-	case "pgx", "postgres":
+	case "pgx", "sqlreqpgx", "postgres":
 		return idempotency.PostgreSQL
 	case "mysql":
 		return idempotency.MySQL
@@ -172,7 +172,7 @@ func TestOnceDo(t *testing.T) {
 // TestOnceDuplicates sends 50 duplicates at once to one process and to three, at each
 // isolation level, with and without a snapshot taken before.
 func TestOnceDuplicates(t *testing.T) {
-	for _, d := range append(databases, variants...) {
+	for _, d := range append(tappable(), variants...) {
 		t.Run(d.name, func(t *testing.T) {
 			d := d.fixed(t)
 			db := openShop(t, d)

@@ -431,3 +431,23 @@ func TestG2HijackOverHTTP2CommitsNothing(t *testing.T) {
 		t.Errorf("%d rows stayed of a request that failed", n)
 	}
 }
+
+// The preface of a client that begins with HTTP/2 at once (RFC 9113, section 3.4) is handed
+// out by net/http as a request of HTTP/2 on a connection of HTTP/1: what serves h2c hijacks it.
+func TestG2HijackOfThePrefaceOfHTTP2(t *testing.T) {
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+	srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Errorf("%s %s: %v", r.Method, r.Proto, err)
+			return
+		}
+		io.WriteString(conn, "taken over")
+		conn.Close()
+	})))
+	conn := sqlreqtest.Dial(t, srv)
+	io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	if got, err := io.ReadAll(conn); string(got) != "taken over" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}

@@ -192,8 +192,11 @@ func (w *Writer) canHijack() (status int, err error) {
 		return 0, http.ErrHijacked
 	case w.handlerDone:
 		return 0, ErrReturned // net/http panics here
-	case w.req.ProtoMajor >= 2, !implements[http.Hijacker](w.rw):
-		return 0, http.ErrNotSupported // of HTTP/2 also if a writer outside has the method, which can only fail
+	case w.req.ProtoMajor >= 2 && w.req.Method != "PRI", !implements[http.Hijacker](w.rw):
+		// Of HTTP/2 also if a writer outside has the method, which can only fail. "PRI * HTTP/2.0" is
+		// the preface of a client that begins with HTTP/2 (RFC 9113, section 3.4): net/http hands it out as
+		// a request on a connection of HTTP/1, which h2c takes over.
+		return 0, http.ErrNotSupported
 	}
 	return int(w.status), nil
 }
