@@ -252,6 +252,50 @@ func second[T any](_ T, err error) error { return err }
 
 // A copy's source, and the functions of a batch, that use the Key get an error, and do
 // not wait for themselves.
+// What describes the columns of rows may be asked for inside of whatever holds the connection.
+func TestFieldDescriptionsInsideOfAStatement(t *testing.T) {
+	s := newSite(t)
+	id := fresh()
+	s.want(200, true, []int{id, id + 1, id + 2}, func(_ http.ResponseWriter, r *http.Request) error {
+		ctx := r.Context()
+		closed, err := key.Query(ctx, "SELECT 1 AS text")
+		if err != nil {
+			return err
+		}
+		closed.Close()
+		name := func() string { return closed.FieldDescriptions()[0].Name }
+		_, err = key.CopyFrom(ctx, pgx.Identifier{"notes"}, []string{"id", name()},
+			pgx.CopyFromSlice(1, func(int) ([]any, error) { return []any{id, name()}, nil }))
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		b.Queue(insertNote, id+1, "text").Exec(func(pgconn.CommandTag) error {
+			if got := name(); got != "text" {
+				t.Errorf("got %q", got)
+			}
+			return nil
+		})
+		if err := key.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		rows, err := key.Query(ctx, insertNote+" RETURNING id AS other", id+2, "text")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			err = rows.Scan(scanner(func() error {
+				if got := name() + rows.FieldDescriptions()[0].Name; got != "textother" {
+					t.Errorf("got %q", got)
+				}
+				return nil
+			}))
+		}
+		return errors.Join(err, rows.Err())
+	})
+}
+
 func TestStatementsInsideOfAStatement(t *testing.T) {
 	s := newSite(t)
 	t.Run("source of a copy", func(t *testing.T) {
@@ -424,7 +468,7 @@ func TestEndedEarlySaysSo(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		}
-		if rows.RawValues() != nil || rows.CommandTag().String() != "" || rows.Conn() == nil || rows.TypeMap() == nil || rows.FieldDescriptions() != nil {
+		if rows.RawValues() != nil || rows.CommandTag().String() != "" || rows.Conn() == nil || rows.TypeMap() == nil || len(rows.FieldDescriptions()) != 1 {
 			t.Errorf("the rows are not as closed ones: %v %q %v %v %v", rows.RawValues(), rows.CommandTag(), rows.Conn(), rows.TypeMap(), rows.FieldDescriptions())
 		}
 	}

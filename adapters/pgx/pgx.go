@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -129,6 +130,7 @@ type scope struct {
 	key   Key
 	ctx   context.Context // where values are looked up that a call's own context does not have; nil: nowhere
 	bound *transaction    // nil: whichever is open
+	in    string          // the name of a savepoint of Begin, which must be open; "": of none
 	over  *atomic.Bool    // the handle was closed; nil: it cannot be
 }
 
@@ -197,9 +199,13 @@ func (s scope) send(ctx context.Context, fn call) error {
 	return err
 }
 
-// with calls fn with the transaction that is open on c, if that is the one of s.
+// with calls fn with the transaction that is open on c, if that is the one of s. The caller
+// has mu, unless s is in no savepoint.
 func (s scope) with(c *conn, fn func(*transaction) error) error {
 	if s.bound != nil && (s.closed() || !c.tx.within(s.bound)) {
+		return pgx.ErrTxClosed
+	}
+	if s.in != "" && !slices.Contains(s.bound.open, s.in) { // one around it was gone back to
 		return pgx.ErrTxClosed
 	}
 	return fn(c.tx)
@@ -228,6 +234,7 @@ func (s scope) query(ctx context.Context, sql string, args []any) (pgx.Rows, err
 		if r.inner, err = t.pgx.Query(ctx, sql, args...); err != nil {
 			return err
 		}
+		r.fields = fieldsOf(r.inner)
 		t.c.open(r.use, s, ctx, "the rows of a Query", r.end)
 		return nil
 	})
