@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -294,6 +295,29 @@ func TestFieldDescriptionsInsideOfAStatement(t *testing.T) {
 		}
 		return errors.Join(err, rows.Err())
 	})
+}
+
+// A query without a statement has no columns, and is no panic, in any mode.
+func TestQueryOfNothing(t *testing.T) {
+	for mode := pgx.QueryExecModeCacheStatement; mode <= pgx.QueryExecModeSimpleProtocol; mode++ {
+		t.Run(mode.String(), func(t *testing.T) {
+			j := newJudge(t)
+			s := newSiteOn(t, j, newPool(t, j.dsn, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }))
+			s.want(200, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+				for _, sql := range []string{"", "-- nothing", "SET LOCAL work_mem = '8MB'"} {
+					rows, err := key.Query(r.Context(), sql)
+					if err != nil {
+						return err
+					}
+					rows.Close()
+					if rows.Err() != nil || len(rows.FieldDescriptions()) != 0 {
+						t.Errorf("%q: got %v, %v", sql, rows.FieldDescriptions(), rows.Err())
+					}
+				}
+				return nil
+			})
+		})
+	}
 }
 
 func TestStatementsInsideOfAStatement(t *testing.T) {
