@@ -87,10 +87,14 @@ func (k Key) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 // Begin begins a savepoint in the request's transaction, and that too if it is not
 // begun yet: pgx.BeginFunc(ctx, key, fn) is for services what it is with a pool. Its
 // Commit releases the savepoint, its Rollback goes back to it and releases it, also if
-// ctx has ended, and ends what is open; after either both return pgx.ErrTxClosed. A Commit that
-// fails goes back too, and the rest of the transaction lives. If going back fails, the
+// ctx has ended, and ends what is open; after either, and after a Rollback of a savepoint
+// around it, all methods return pgx.ErrTxClosed. A Commit while a savepoint inside of it is
+// open is an error. A Commit that fails goes back too, and the rest of the transaction lives. If going back fails, the
 // request can only roll back, and so it does if a savepoint is open when the
 // transaction is to be committed.
+//
+// Savepoints of several goroutines lie one inside another, in the order of their Begins: a
+// Rollback also undoes what the others have done since. Let one goroutine at a time begin one.
 //
 // Hooks that were registered meanwhile stay after a Rollback; [sqlreq.Savepoint] drops them.
 func (k Key) Begin(ctx context.Context) (pgx.Tx, error) {
