@@ -113,7 +113,16 @@ func (c *conn) endUse(ctx context.Context) error {
 	if u == nil {
 		return nil
 	}
-	defer context.AfterFunc(ctx, c.kill)()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		c.kill()
+	})
+	defer func() {
+		if !stop() {
+			<-killed // the connection may be somebody else's later
+		}
+	}()
 	err := u.finish()
 	u.end(errEndedEarly)
 	return err
@@ -489,6 +498,6 @@ func (t *transaction) note(verb, name string) {
 // hasOpen reports whether a savepoint of Begin is open inside of the one named, "" for the
 // transaction itself.
 func (t *transaction) hasOpen(in string) bool {
-	at := max(slices.Index(t.open, in), 0)
-	return slices.ContainsFunc(t.open[at:], func(name string) bool { return strings.HasPrefix(name, ours) })
+	inside := t.open[slices.Index(t.open, in)+1:]
+	return slices.ContainsFunc(inside, func(name string) bool { return strings.HasPrefix(name, ours) })
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -368,6 +369,40 @@ func (v valuer) Value() (driver.Value, error) { return v() }
 
 // Panics in a Valuer, a Scanner and the function of a batch hang nothing, commit
 // nothing, and cost no connection for ever; also if the handler recovers and goes on.
+// panicker is a tracer that panics at the results of a batch.
+type panicker struct{}
+
+func (panicker) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+func (panicker) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) { panic("boom") }
+func (panicker) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+func (panicker) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (panicker) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A tracer that panics in a step of a batch leaves no lock behind: the request comes to its end.
+func TestTracerPanicsInBatch(t *testing.T) {
+	j := newJudge(t)
+	s := newSiteOn(t, j, newPool(t, j.dsn, func(c *pgxpool.Config) { c.ConnConfig.Tracer = panicker{} }))
+	for name, step := range map[string]func(pgx.BatchResults){
+		"Exec":  func(r pgx.BatchResults) { _, _ = r.Exec() },
+		"Query": func(r pgx.BatchResults) { _, _ = r.Query() },
+		"Close": func(r pgx.BatchResults) { _ = r.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.want(0, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+				var b pgx.Batch
+				b.Queue("SELECT 1/0")
+				results := key.SendBatch(r.Context(), &b)
+				step(results)
+				panic(http.ErrAbortHandler) // where the step has no trace
+			})
+		})
+	}
+}
+
 func TestPanics(t *testing.T) {
 	s := newSite(t)
 	boom := valuer(func() (driver.Value, error) { panic("boom") })

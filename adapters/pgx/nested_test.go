@@ -291,7 +291,7 @@ var nestings = map[string]nesting{
 		put(ctx, key, 2)
 		return nil
 	}},
-	"crossed: the outer Begin committed before the inner is rolled back": {500, [3]bool{}, func(ctx context.Context, put func(context.Context, querier, int)) error {
+	"crossed: the outer Begin committed before the inner is rolled back": {200, [3]bool{false, false, true}, func(ctx context.Context, put func(context.Context, querier, int)) error {
 		outer, err := key.Begin(ctx)
 		if err != nil {
 			return err
@@ -301,11 +301,25 @@ var nestings = map[string]nesting{
 			return err
 		}
 		put(ctx, inner, 0)
-		if err := outer.Commit(ctx); err != nil {
-			return err
+		if err := outer.Commit(ctx); err == nil || !strings.Contains(err.Error(), "savepoint of Begin is open") {
+			return errors.Join(errors.New("not refused"), err)
 		}
-		_ = inner.Rollback(ctx) // swallowed
+		if err := inner.Rollback(ctx); err != pgx.ErrTxClosed {
+			return errors.Join(errors.New("not closed"), err)
+		}
+		put(ctx, key, 2)
 		return nil
+	}},
+	"the inner Begin left open, the outer committed": {500, [3]bool{}, func(ctx context.Context, put func(context.Context, querier, int)) error {
+		put(ctx, key, 0)
+		return pgx.BeginFunc(ctx, key, func(tx pgx.Tx) error {
+			inner, err := tx.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			put(ctx, inner, 1)
+			return nil
+		})
 	}},
 	"the outer context in a Savepoint": {200, [3]bool{true, false, true}, func(ctx context.Context, put func(context.Context, querier, int)) error {
 		put(ctx, key, 0)
@@ -409,6 +423,51 @@ func TestSavepointIsClosed(t *testing.T) {
 			}
 			wantClosed(t, r.Context(), tx)
 			return err
+		})
+	}
+}
+
+// A savepoint is closed, too, when one around it was gone back to: what runs on it then
+// would be a part of the request's transaction, which lives.
+func TestSavepointIsClosedWithTheOneAround(t *testing.T) {
+	for on, s := range map[string]*site{"DB": newSite(t), "Tx": newTestTxSite(t)} {
+		t.Run(on, func(t *testing.T) {
+			id := fresh()
+			s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+				ctx := r.Context()
+				if err := insert(ctx, key, "Exec", id, "text"); err != nil {
+					return err
+				}
+				inner := make([]pgx.Tx, 3)
+				err := begin(ctx, key, false, func(tx pgx.Tx) (err error) {
+					for i := range inner { // each in the one before
+						if inner[i], err = tx.Begin(ctx); err != nil {
+							return err
+						}
+						tx = inner[i]
+					}
+					return nil
+				})
+				for _, tx := range inner {
+					rows, _ := tx.Query(ctx, "SELECT 1")
+					if _, err := pgx.CollectRows(rows, pgx.RowTo[int]); !errors.Is(err, pgx.ErrTxClosed) {
+						t.Errorf("got %v, want ErrTxClosed", err)
+					}
+				}
+				if err := inner[2].Rollback(ctx); err != pgx.ErrTxClosed {
+					t.Errorf("Rollback: got %v, want ErrTxClosed", err)
+				}
+				if err := inner[1].Commit(ctx); err != pgx.ErrTxClosed {
+					t.Errorf("Commit: got %v, want ErrTxClosed", err)
+				}
+				for _, kind := range kinds {
+					if err := insert(ctx, inner[0], kind, fresh(), "text"); !errors.Is(err, pgx.ErrTxClosed) {
+						t.Errorf("%s: got %v, want ErrTxClosed", kind, err)
+					}
+				}
+				wantClosed(t, ctx, inner[0])
+				return err
+			})
 		})
 	}
 }

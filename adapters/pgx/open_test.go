@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -252,6 +253,73 @@ func second[T any](_ T, err error) error { return err }
 
 // A copy's source, and the functions of a batch, that use the Key get an error, and do
 // not wait for themselves.
+// What describes the columns of rows may be asked for inside of whatever holds the connection.
+func TestFieldDescriptionsInsideOfAStatement(t *testing.T) {
+	s := newSite(t)
+	id := fresh()
+	s.want(200, true, []int{id, id + 1, id + 2}, func(_ http.ResponseWriter, r *http.Request) error {
+		ctx := r.Context()
+		closed, err := key.Query(ctx, "SELECT 1 AS text")
+		if err != nil {
+			return err
+		}
+		closed.Close()
+		name := func() string { return closed.FieldDescriptions()[0].Name }
+		_, err = key.CopyFrom(ctx, pgx.Identifier{"notes"}, []string{"id", name()},
+			pgx.CopyFromSlice(1, func(int) ([]any, error) { return []any{id, name()}, nil }))
+		if err != nil {
+			return err
+		}
+		var b pgx.Batch
+		b.Queue(insertNote, id+1, "text").Exec(func(pgconn.CommandTag) error {
+			if got := name(); got != "text" {
+				t.Errorf("got %q", got)
+			}
+			return nil
+		})
+		if err := key.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
+		rows, err := key.Query(ctx, insertNote+" RETURNING id AS other", id+2, "text")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			err = rows.Scan(scanner(func() error {
+				if got := name() + rows.FieldDescriptions()[0].Name; got != "textother" {
+					t.Errorf("got %q", got)
+				}
+				return nil
+			}))
+		}
+		return errors.Join(err, rows.Err())
+	})
+}
+
+// A query without a statement has no columns, and is no panic, in any mode.
+func TestQueryOfNothing(t *testing.T) {
+	for mode := pgx.QueryExecModeCacheStatement; mode <= pgx.QueryExecModeSimpleProtocol; mode++ {
+		t.Run(mode.String(), func(t *testing.T) {
+			j := newJudge(t)
+			s := newSiteOn(t, j, newPool(t, j.dsn, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }))
+			s.want(200, false, nil, func(_ http.ResponseWriter, r *http.Request) error {
+				for _, sql := range []string{"", "-- nothing", "SET LOCAL work_mem = '8MB'"} {
+					rows, err := key.Query(r.Context(), sql)
+					if err != nil {
+						return err
+					}
+					rows.Close()
+					if rows.Err() != nil || len(rows.FieldDescriptions()) != 0 {
+						t.Errorf("%q: got %v, %v", sql, rows.FieldDescriptions(), rows.Err())
+					}
+				}
+				return nil
+			})
+		})
+	}
+}
+
 func TestStatementsInsideOfAStatement(t *testing.T) {
 	s := newSite(t)
 	t.Run("source of a copy", func(t *testing.T) {
@@ -424,7 +492,7 @@ func TestEndedEarlySaysSo(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		}
-		if rows.RawValues() != nil || rows.CommandTag().String() != "" || rows.Conn() == nil || rows.TypeMap() == nil || rows.FieldDescriptions() != nil {
+		if rows.RawValues() != nil || rows.CommandTag().String() != "" || rows.Conn() == nil || rows.TypeMap() == nil || len(rows.FieldDescriptions()) != 1 {
 			t.Errorf("the rows are not as closed ones: %v %q %v %v %v", rows.RawValues(), rows.CommandTag(), rows.Conn(), rows.TypeMap(), rows.FieldDescriptions())
 		}
 	}

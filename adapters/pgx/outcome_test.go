@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/sqlreq/sqlreq"
 	sqlreqpgx "github.com/sqlreq/sqlreq/adapters/pgx"
 )
@@ -208,6 +209,39 @@ func TestRetrySeesLateConflicts(t *testing.T) {
 					return open(r.Context())
 				}
 				return nil
+			})
+			if attempts != 2 {
+				t.Errorf("got %d attempts, want 2", attempts)
+			}
+		})
+	}
+}
+
+// A conflict that comes after another error of the same batch is seen, too.
+func TestRetrySeesConflictAfterAnotherError(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} { // in the others pgx itself says the first one again
+		t.Run(mode.String(), func(t *testing.T) {
+			j := newJudge(t)
+			s := newSiteOn(t, j, newPool(t, j.dsn, func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode }), twice)
+			id, attempts := fresh(), 0
+			s.want(200, true, []int{id}, func(_ http.ResponseWriter, r *http.Request) error {
+				text := "text"
+				if attempts++; attempts == 1 {
+					text = "conflict"
+				}
+				var b pgx.Batch
+				b.Queue("SELECT 'no number'")
+				b.Queue(insertNote, id, text)
+				results := key.SendBatch(r.Context(), &b)
+				defer results.Close()
+				if results.QueryRow().Scan(new(int)) == nil {
+					t.Error("scanned")
+				}
+				_, err := results.Exec()
+				if attempts == 1 && !hasState(err, "40001") {
+					t.Errorf("got %v, want a conflict", err)
+				}
+				return nil // swallowed
 			})
 			if attempts != 2 {
 				t.Errorf("got %d attempts, want 2", attempts)

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -86,10 +87,14 @@ func (k Key) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 // Begin begins a savepoint in the request's transaction, and that too if it is not
 // begun yet: pgx.BeginFunc(ctx, key, fn) is for services what it is with a pool. Its
 // Commit releases the savepoint, its Rollback goes back to it and releases it, also if
-// ctx has ended, and ends what is open; after either both return pgx.ErrTxClosed. A Commit that
-// fails goes back too, and the rest of the transaction lives. If going back fails, the
+// ctx has ended, and ends what is open; after either, and after a Rollback of a savepoint
+// around it, all methods return pgx.ErrTxClosed. A Commit while a savepoint inside of it is
+// open is an error. A Commit that fails goes back too, and the rest of the transaction lives. If going back fails, the
 // request can only roll back, and so it does if a savepoint is open when the
 // transaction is to be committed.
+//
+// Savepoints of several goroutines lie one inside another, in the order of their Begins: a
+// Rollback also undoes what the others have done since. Let one goroutine at a time begin one.
 //
 // Hooks that were registered meanwhile stay after a Rollback; [sqlreq.Savepoint] drops them.
 func (k Key) Begin(ctx context.Context) (pgx.Tx, error) {
@@ -129,6 +134,7 @@ type scope struct {
 	key   Key
 	ctx   context.Context // where values are looked up that a call's own context does not have; nil: nowhere
 	bound *transaction    // nil: whichever is open
+	in    string          // the name of a savepoint of Begin, which must be open; "": of none
 	over  *atomic.Bool    // the handle was closed; nil: it cannot be
 }
 
@@ -197,9 +203,13 @@ func (s scope) send(ctx context.Context, fn call) error {
 	return err
 }
 
-// with calls fn with the transaction that is open on c, if that is the one of s.
+// with calls fn with the transaction that is open on c, if that is the one of s. The caller
+// has mu, unless s is in no savepoint.
 func (s scope) with(c *conn, fn func(*transaction) error) error {
 	if s.bound != nil && (s.closed() || !c.tx.within(s.bound)) {
+		return pgx.ErrTxClosed
+	}
+	if s.in != "" && !slices.Contains(s.bound.open, s.in) { // one around it was gone back to
 		return pgx.ErrTxClosed
 	}
 	return fn(c.tx)
@@ -228,6 +238,7 @@ func (s scope) query(ctx context.Context, sql string, args []any) (pgx.Rows, err
 		if r.inner, err = t.pgx.Query(ctx, sql, args...); err != nil {
 			return err
 		}
+		r.fields = fieldsOf(r.inner)
 		t.c.open(r.use, s, ctx, "the rows of a Query", r.end)
 		return nil
 	})

@@ -64,7 +64,7 @@ type requestTx struct{ handle }
 
 func newRequestTx(k Key, ctx context.Context, t *transaction) *requestTx {
 	x := new(requestTx)
-	x.scope = scope{k, ctx, t, &x.done}
+	x.scope = scope{key: k, ctx: ctx, bound: t, over: &x.done}
 	return x
 }
 
@@ -109,7 +109,7 @@ func (s scope) begin(ctx context.Context) (pgx.Tx, error) {
 			return err
 		}
 		t.open = append(t.open, sp.name)
-		sp.scope = scope{s.key, s.context(ctx), t, &sp.done}
+		sp.scope = scope{s.key, s.context(ctx), t, sp.name, &sp.done}
 		return nil
 	})
 	if err != nil {
@@ -124,6 +124,9 @@ func (sp *savepoint) Commit(ctx context.Context) error {
 		return pgx.ErrTxClosed
 	}
 	err := sp.open().run(ctx, func(t *transaction) error {
+		if t.hasOpen(sp.name) {
+			return notSent("a savepoint of Begin is open inside of it; call its Commit or Rollback", nil)
+		}
 		_, err := t.pgx.Exec(ctx, release+sp.name)
 		if err == nil {
 			t.forget(sp.name)
@@ -148,7 +151,7 @@ func (sp *savepoint) Rollback(ctx context.Context) error {
 }
 
 // open is the scope without the look whether Commit or Rollback was called.
-func (sp *savepoint) open() scope { return scope{sp.key, sp.ctx, sp.bound, nil} }
+func (sp *savepoint) open() scope { return scope{sp.key, sp.ctx, sp.bound, sp.name, nil} }
 
 // back goes back to the savepoint. If that fails, the request can only roll back.
 func (sp *savepoint) back(ctx context.Context) error {

@@ -3,6 +3,7 @@ package sqlreqpgx
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +24,6 @@ type use struct {
 	over atomic.Bool // from false to true, with mu
 	err  error       // why; written before over
 	lost bool        // the connection was lost by then; written before over
-	told bool        // sqlreq knows the first error; with mu
 }
 
 // enter begins a step, unless the use is over. Then its error is returned.
@@ -67,13 +67,10 @@ func (u *use) noteLost(err error) {
 	}
 }
 
-// first returns err if it is the first one, to be told. The caller has mu.
-func (u *use) first(err error) error {
-	if err == nil || u.told {
-		return nil
-	}
+// met returns err, which is to be told, also if it is not the first one: that may be of a
+// Scan, and a conflict comes after it. The caller has mu.
+func (u *use) met(err error) error {
 	u.noteLost(err)
-	u.told = true
 	return err
 }
 
@@ -103,12 +100,16 @@ type rows struct {
 	own    use  // of the rows, if they are not of a batch
 	batch  bool // they are of a batch
 	inner  pgx.Rows
-	closed atomic.Bool // by Next, Scan or Close
+	fields []pgconn.FieldDescription // a copy: pgx keeps them in the connection
+	closed atomic.Bool               // by Next, Scan or Close
 
 	// Written before closed.
 	err error
 	tag pgconn.CommandTag
 }
+
+// fieldsOf copies what describes the columns of rows, which is known when they are opened.
+func fieldsOf(rows pgx.Rows) []pgconn.FieldDescription { return slices.Clone(rows.FieldDescriptions()) }
 
 // failedRows are those of a query that failed.
 func failedRows(err error) *rows {
@@ -132,7 +133,7 @@ func (r *rows) shut() error {
 	if !r.batch {
 		r.use.end(r.err)
 	}
-	return r.first(r.err)
+	return r.met(r.err)
 }
 
 // Next is that of [pgx.Rows].
@@ -234,19 +235,9 @@ func (r *rows) CommandTag() (tag pgconn.CommandTag) {
 	return tag
 }
 
-// FieldDescriptions is that of [pgx.Rows]. After the transaction's end it is nil: pgx keeps
-// them in the connection, which somebody else may have by then.
-func (r *rows) FieldDescriptions() []pgconn.FieldDescription {
-	if r.inner == nil {
-		return nil
-	}
-	r.conn.mu.Lock()
-	defer r.leave()
-	if r.tx.ended.Load() {
-		return nil
-	}
-	return r.inner.FieldDescriptions()
-}
+// FieldDescriptions is that of [pgx.Rows]. It takes no lock, so that a copy's source, a batch's
+// function or a Scanner may call it, also of rows that are closed.
+func (r *rows) FieldDescriptions() []pgconn.FieldDescription { return r.fields }
 
 // RawValues is that of [pgx.Rows].
 func (r *rows) RawValues() [][]byte {
@@ -299,11 +290,15 @@ func (r *results) Exec() (pgconn.CommandTag, error) {
 	if err := r.enter(); err != nil {
 		return pgconn.CommandTag{}, err
 	}
-	tag, err := r.inner.Exec()
-	first := r.first(err)
-	r.leave()
-	r.tell(first)
+	tag, err := r.exec()
+	r.tell(err)
 	return tag, err
+}
+
+func (r *results) exec() (pgconn.CommandTag, error) {
+	defer r.leave() // also if a tracer panics
+	tag, err := r.inner.Exec()
+	return tag, r.met(err)
 }
 
 // Query is that of [pgx.BatchResults].
@@ -316,16 +311,22 @@ func (r *results) query() (*rows, error) {
 	if err := r.enter(); err != nil {
 		return failedRows(err), err
 	}
+	q, err := r.next()
+	r.tell(err)
+	return q, err
+}
+
+func (r *results) next() (*rows, error) {
+	defer r.leave() // also if a tracer panics
 	inner, err := r.inner.Query()
 	q := &rows{use: &r.use, batch: true, inner: inner}
 	r.last = q
-	var first error
 	if err != nil {
-		first = q.shut()
+		_ = q.shut()
+		return q, err
 	}
-	r.leave()
-	r.tell(first)
-	return q, err
+	q.fields = fieldsOf(inner)
+	return q, nil
 }
 
 // QueryRow is that of [pgx.BatchResults].
@@ -353,7 +354,7 @@ func (r *results) close() (err, tell error) {
 	defer r.leave() // also if a function of a query panics
 	err = r.inner.Close()
 	r.use.end(err)
-	return err, r.first(err)
+	return err, r.met(err)
 }
 
 // Tx is that of [pgx.BatchResults].
