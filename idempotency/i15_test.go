@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"sync"
@@ -250,7 +251,13 @@ func TestI17Allocations(t *testing.T) {
 		r, _ := http.NewRequest("POST", "/orders", nil)
 		r.Header.Set("Idempotency-Key", "k")
 		h = reg.Middleware(h)
-		return testing.AllocsPerRun(200, func() { h.ServeHTTP(nowhere{make(http.Header)}, r.Clone(context.Background())) })
+		// The least of several: a collection that empties a sync.Pool, and the race detector, which makes
+		// pools forget at random, only add to the count.
+		least := math.Inf(1)
+		for range 10 {
+			least = min(least, testing.AllocsPerRun(200, func() { h.ServeHTTP(nowhere{make(http.Header)}, r.Clone(context.Background())) }))
+		}
+		return least
 	}
 	answer := func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", "application/json")
