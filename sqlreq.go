@@ -373,6 +373,10 @@ func (x *attempt) exit(v any, stack []byte) {
 
 // finish ends the attempt when the handler has returned.
 func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (again bool, end held.End) {
+	if t == nil && x.scope.access.reg.CommitIf == nil && x.unit.FinishUnused() {
+		x.Finish()
+		return false, held.Return
+	}
 	state := x.HandlerDone()
 	err := x.unit.Finish(state.Status)
 	if t != nil && state.Held && t.shouldRetry(&x.unit, state.Status, err) {

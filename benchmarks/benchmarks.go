@@ -11,7 +11,7 @@ import (
 
 // Benchmark is one work done by one contender on one database.
 type Benchmark struct {
-	Group    string // of the Benchmark function: Request, Turns, Once, Server, SlowClients, Stream
+	Group    string // of the Benchmark function: Request, Turns, Budget, Once, Server, SlowClients, Stream
 	Database string
 	Work     string
 	By       string
@@ -30,6 +30,7 @@ func All(dsn string) []Benchmark {
 	all = append(all, durably()...)
 	all = append(all, turns("sqlite", openSQLite, nothing(), headers(), inserts(1), inserts(10), read())...)
 	all = append(all, turns("sqlite", openDurable, durable())...)
+	all = append(all, budget()...)
 	all = append(all, once()...)
 	all = append(all, manyKeys()...)
 	all = append(all, largeAnswers()...)

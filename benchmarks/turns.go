@@ -2,6 +2,7 @@ package benchmarks
 
 import (
 	"net/http"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -29,41 +30,78 @@ func takeTurns(b *testing.B, s *site, j work) {
 		handlers[i] = c.handler(s, j)
 		verify(b, s, j, handlers[i], "/")
 	}
-	want := s.done(b)
-	r := newRequest(b, "/")
-	w := &sink{header: make(http.Header)}
-	bad := 0
-	take := func(h http.Handler, n int) time.Duration {
-		start := time.Now()
-		for range n {
-			clear(w.header)
-			w.status, w.n = 0, 0
-			h.ServeHTTP(w, r)
-			if w.status != http.StatusOK || w.n != j.bytes {
-				bad++
-			}
-		}
-		want += n * j.rows
-		return time.Since(start)
-	}
+	t := newTurn(b, s, j)
+	t.start(b)
 	// So many requests that the one that takes longest has its turn.
 	n := 1
-	for take(handlers[1], n) < turn {
+	for t.take(handlers[1], n) < turn {
 		n *= 2
 	}
 	var times [3][]float64
 	for round := 0; b.Loop(); round++ {
 		for i := range handlers {
 			k := (i + round) % len(handlers)
-			times[k] = append(times[k], float64(take(handlers[k], n))/float64(n))
+			times[k] = append(times[k], float64(t.take(handlers[k], n))/float64(n))
 		}
 	}
-	if got := s.done(b); bad > 0 || got != want {
-		b.Fatalf("%d requests failed, the database has seen %d of %d", bad, got, want)
-	}
+	t.check(b)
 	b.ReportMetric(middle(times[2]), "ns/op")
 	b.ReportMetric(middle(quotients(times[2], times[0])), "of-hand")
 	b.ReportMetric(middle(quotients(times[2], times[1])), "of-eager")
+}
+
+// taker makes requests, and counts what they leave in the database.
+type taker struct {
+	s         *site
+	j         work
+	r         *http.Request
+	w         *sink
+	want, bad int
+}
+
+func newTurn(b *testing.B, s *site, j work) *taker {
+	return &taker{s: s, j: j, r: newRequest(b, "/"), w: &sink{header: make(http.Header)}}
+}
+
+func (t *taker) start(b *testing.B) { t.want = t.s.done(b) }
+
+// take makes n requests, and returns how long that took.
+func (t *taker) take(h http.Handler, n int) time.Duration {
+	start := time.Now()
+	for range n {
+		clear(t.w.header)
+		t.w.status, t.w.n = 0, 0
+		h.ServeHTTP(t.w, t.r)
+		if t.w.status != http.StatusOK || t.w.n != t.j.bytes {
+			t.bad++
+		}
+	}
+	t.want += n * t.j.rows
+	return time.Since(start)
+}
+
+// allocated returns the bytes and the allocations of a request, the least of several measurements: a pool that was
+// emptied meanwhile adds to them.
+func (t *taker) allocated(h http.Handler) (bytes, allocs float64) {
+	const n = 20
+	for i := range 10 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		t.take(h, n)
+		runtime.ReadMemStats(&after)
+		b, a := float64(after.TotalAlloc-before.TotalAlloc)/n, float64(after.Mallocs-before.Mallocs)/n
+		if i == 0 || a < allocs {
+			bytes, allocs = b, a
+		}
+	}
+	return bytes, allocs
+}
+
+// check fails if a request failed, or the database has not seen them all.
+func (t *taker) check(b *testing.B) {
+	if got := t.s.done(b); t.bad > 0 || got != t.want {
+		b.Fatalf("%d requests failed, the database has seen %d of %d", t.bad, got, t.want)
+	}
 }
 
 func quotients(v, w []float64) []float64 {

@@ -52,6 +52,31 @@ func (w *Writer) Release() {
 	w.noteReleased()
 }
 
+// Finish is HandlerDone and Release in one step, for a response about which nothing
+// is left to be decided.
+func (w *Writer) Finish() {
+	if held, plain := w.startPlain(); plain {
+		_ = held.writeTo(w.rw)
+		w.noteReleased()
+		return
+	}
+	w.HandlerDone()
+	w.Release()
+}
+
+// startPlain starts the response, and ends the handler's part, if that calls nothing
+// of others, and returns what was held.
+func (w *Writer) startPlain() (held *body, plain bool) {
+	w.mu.Lock()
+	plain = w.phase == holding && w.implicit && w.callsNobodyLocked() && w.req.Method != http.MethodHead && !w.flushWaits
+	if plain {
+		w.handlerDone, w.phase = true, streaming
+		held = w.takeBodyLocked()
+	}
+	w.mu.Unlock()
+	return held, plain
+}
+
 // releasing is what Release has to do.
 type releasing uint8
 
@@ -122,6 +147,11 @@ func (w *Writer) takeLastByte() (b byte, held bool) {
 // noteReleased closes w when all has been sent.
 func (w *Writer) noteReleased() {
 	w.mu.Lock()
+	if !w.ownHeader {
+		w.closeLocked()
+		w.mu.Unlock()
+		return
+	}
 	defer w.mu.Unlock()
 	w.endReleaseLocked()
 }

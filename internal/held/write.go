@@ -59,7 +59,13 @@ func (w *Writer) pass(p []byte, s string) (n int, err error) {
 // accept counts and holds what is written, or says what is to be sent. What does
 // not fit starts the response.
 func (w *Writer) accept(p []byte, s string) (action, error) {
+	n := len(p) + len(s)
 	w.mu.Lock()
+	if w.phase == holding && w.callsNobodyLocked() && w.fitsLocked(n) {
+		err := w.acceptPlainLocked(p, s)
+		w.mu.Unlock()
+		return sendNothing, err
+	}
 	defer w.mu.Unlock()
 	if w.phase != holding || w.handlerDone {
 		return w.acceptUnheldLocked(p, s)
@@ -67,7 +73,6 @@ func (w *Writer) accept(p []byte, s string) (action, error) {
 	if w.status == 0 {
 		w.implyStatusLocked()
 	}
-	n := len(p) + len(s)
 	fits := w.fitsLocked(n)
 	if !fits && bodyAllowed(w.status) {
 		w.adoptOuterHeaderLocked()
@@ -80,6 +85,25 @@ func (w *Writer) accept(p []byte, s string) (action, error) {
 	}
 	w.startLocked()
 	return sendHeldFirst, nil
+}
+
+// callsNobodyLocked reports whether what is held is a 200 whose header nobody has
+// asked for: to keep it and to send it calls nothing of others that could panic with
+// the lock. A defer would be noticed there.
+func (w *Writer) callsNobodyLocked() bool {
+	return w.header == nil && !w.handlerDone && (w.implicit || w.status == 0 && w.defaultStatus == http.StatusOK)
+}
+
+// acceptPlainLocked is accept for such a response, and for what fits.
+func (w *Writer) acceptPlainLocked(p []byte, s string) error {
+	if w.status == 0 {
+		w.implyStatusLocked()
+	}
+	n := len(p) + len(s)
+	if err := w.countLocked(n); err != nil || n == 0 {
+		return err
+	}
+	return w.holdLocked(p, s)
 }
 
 // acceptUnheldLocked is accept for what is not held any more.

@@ -65,6 +65,12 @@ func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
 	return u.endObserved(open, u.mayCommit(commit, len(open) > 0))
 }
 
+// FinishUnused is Finish for a unit that has used nothing and has not failed, and
+// reports whether it is one: the answer decides nothing in it.
+func (u *Unit) FinishUnused() bool {
+	return u.used.Load() == nil && u.failed.Load() == nil && u.endUnused() && u.failed.Load() == nil // by another goroutine meanwhile
+}
+
 // endUnused ends a unit that has used nothing, and reports whether it is one.
 func (u *Unit) endUnused() bool {
 	u.mu.Lock()
