@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 )
 
 // promises are what a handler keeps that does one INSERT by hand. Each of them has its price, whoever keeps it: what
@@ -35,56 +36,106 @@ var steps = []struct {
 	{"ended", promises{life: true, held: true, found: true, shared: true, ended: true}},
 }
 
-// budget measures the steps and sqlreq in turns, in one process.
+// program is one of those that are compared in turns.
+type program struct {
+	name    string
+	handler http.Handler
+}
+
+// budget compares programs in turns, in one process: the first is the measure of the others.
 func budget() []Benchmark {
-	works := []struct {
-		j    work
-		open func(testing.TB) *site
-	}{{inserts(1), openSQLite}, {durable(), openDurable}, {read(), openSQLite}}
 	var all []Benchmark
-	for _, w := range works {
-		all = append(all, Benchmark{"Budget", "sqlite", w.j.name, "sqlreq", func(b *testing.B) { takeSteps(b, w.open(b), w.j) }})
+	for _, w := range []struct {
+		j        work
+		open     func(testing.TB) *site
+		programs func(*site, work) []program
+	}{
+		{nothing(), openSQLite, idle},
+		{inserts(1), openSQLite, ladder},
+		{durable(), openDurable, ladder},
+		{read(), openSQLite, ladder},
+		{retried(), openSQLite, withRetry},
+	} {
+		all = append(all, Benchmark{"Budget", "sqlite", w.j.name, "sqlreq", func(b *testing.B) {
+			s := w.open(b)
+			takeSteps(b, s, w.j, w.programs(s, w.j))
+		}})
 	}
 	return all
+}
+
+// ladder is each step, and sqlreq.
+func ladder(s *site, j work) []program {
+	var all []program
+	for _, step := range steps {
+		all = append(all, program{step.name, step.handler(s, j)})
+	}
+	return append(all, program{"sqlreq", named("sqlreq")[0].handler(s, j)})
+}
+
+// idle compares a request without a use for the database with the bare handler, and with one that is given a copy of
+// the request in an allocation of 512 bytes, as much as sqlreq makes.
+func idle(s *site, j work) []program {
+	bare := byHand(s, j)
+	copied := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := new(copyOfRequest)
+		c.req = *r.WithContext(r.Context())
+		bare.ServeHTTP(w, &c.req)
+	})
+	return []program{{"copied", copied}, {"hand", bare}, {"sqlreq", named("sqlreq")[0].handler(s, j)}}
+}
+
+type copyOfRequest struct {
+	req  http.Request
+	rest [512 - unsafe.Sizeof(http.Request{}) - unsafe.Sizeof(uintptr(0))]byte
+	last *int
+}
+
+// retried is one INSERT that may be run again, and meets no conflict.
+func retried() work {
+	j := inserts(1)
+	j.name, j.attempts = "retried", 3
+	return j
+}
+
+func withRetry(s *site, j work) []program {
+	without := j
+	without.attempts = 0
+	c := named("sqlreq")[0]
+	return []program{{"without", c.handler(s, without)}, {"sqlreq", c.handler(s, j)}}
 }
 
 // liveHeap is what a service has on its heap while it answers: with a few KiB the garbage collector would run
 // thousands of times a second, and be all that is measured.
 const liveHeap = 64 << 20
 
-func takeSteps(b *testing.B, s *site, j work) {
+func takeSteps(b *testing.B, s *site, j work, programs []program) {
 	live := make([]byte, liveHeap)
-	handlers := make([]http.Handler, 0, len(steps)+1)
-	names := make([]string, 0, len(steps)+1)
-	for _, step := range steps {
-		handlers, names = append(handlers, step.handler(s, j)), append(names, step.name)
-	}
-	handlers, names = append(handlers, named("sqlreq")[0].handler(s, j)), append(names, "sqlreq")
 	t := newTurn(b, s, j)
-	for _, h := range handlers {
-		verify(b, s, j, h, "/")
+	for _, p := range programs {
+		verify(b, s, j, p.handler, "/")
 	}
 	t.start(b)
 	n := 1
-	for t.take(handlers[len(handlers)-1], n) < turn {
+	for t.take(programs[len(programs)-1].handler, n) < turn {
 		n *= 2
 	}
-	times := make([][]float64, len(handlers))
+	times := make([][]float64, len(programs))
 	for round := 0; b.Loop(); round++ {
-		for i := range handlers {
-			k := (i + round) % len(handlers)
-			times[k] = append(times[k], float64(t.take(handlers[k], n))/float64(n))
+		for i := range programs {
+			k := (i + round) % len(programs)
+			times[k] = append(times[k], float64(t.take(programs[k].handler, n))/float64(n))
 		}
 	}
-	for k, h := range handlers {
-		bytes, allocs := t.allocated(h)
-		b.ReportMetric(bytes, names[k]+"-B")
-		b.ReportMetric(allocs, names[k]+"-allocs")
-		b.ReportMetric(middle(times[k]), names[k]+"-ns")
+	for k, p := range programs {
+		bytes, allocs := t.allocated(p.handler)
 		q := slices.Sorted(slices.Values(quotients(times[k], times[0])))
-		b.ReportMetric(middle(q), names[k]+"-of-hand")
-		b.ReportMetric(q[len(q)/4], names[k]+"-low")
-		b.ReportMetric(q[len(q)*3/4], names[k]+"-high")
+		b.ReportMetric(bytes, p.name+"-B")
+		b.ReportMetric(allocs, p.name+"-allocs")
+		b.ReportMetric(middle(times[k]), p.name+"-ns")
+		b.ReportMetric(middle(q), p.name+"-ratio")
+		b.ReportMetric(q[len(q)/4], p.name+"-low")
+		b.ReportMetric(q[len(q)*3/4], p.name+"-high")
 	}
 	t.check(b)
 	runtime.KeepAlive(live)

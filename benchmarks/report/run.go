@@ -71,7 +71,7 @@ func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Du
 			left -= 2 * time.Second
 		case "Server":
 			parts += 2
-		case "Turns", "Once":
+		case "Turns", "Budget", "Once":
 			parts += turns
 		default:
 			parts++
@@ -97,7 +97,7 @@ func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]b
 	switch b.Group {
 	case "SlowClients", "Stream":
 		at = "1x" // a fixed time, a fixed size
-	case "Turns", "Once":
+	case "Turns", "Budget", "Once":
 		at = (turns * benchtime).String()
 	}
 	pattern := fmt.Sprintf("^Benchmark%s$/^%s$/^%s$/^by=%s$", b.Group, b.Database, b.Work, b.By)

@@ -39,6 +39,7 @@ func tables(r *results) string {
 	fmt.Fprintf(&b, "Measured on %s with %s on %s/%s, %s, %s CPUs; medians of %s rounds. In parentheses: the ratio to `hand`, the median of the rounds' own ratios.\n\n",
 		r.config["date"], r.config["go"], r.config["goos"], r.config["goarch"], r.config["cpu"], r.config["cpus"], r.config["rounds"])
 	b.WriteString("### The bar\n\n" + bar(r))
+	b.WriteString(budget(r, "sqlite"))
 	b.WriteString("### Where sqlreq loses\n\n" + losses(r))
 	for _, db := range databases {
 		if !r.has(db.name) {
