@@ -239,6 +239,15 @@ func TestDialsRecipe(t *testing.T) {
 			cancel()
 			return part.Rollback()
 		}, 0, "", false},
+		{"in a part of Atomic", func(ctx context.Context) error {
+			return reg.Atomic(ctx, func(ctx context.Context) error {
+				part := begin(ctx)
+				defer part.Rollback()
+				part.AfterCommit(publish)
+				add(ctx, part)
+				return part.Commit()
+			})
+		}, 1, "0 x 0", false},
 		{"what cannot be undone is not committed", func(ctx context.Context) error {
 			sqlreqtest.Exec(t, ctx, sqlreq.DefaultKey, "SAVEPOINT around")
 			part := begin(ctx)

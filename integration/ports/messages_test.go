@@ -109,6 +109,8 @@ var messagesRequests = []request{
 	by("nobody", "POST /message", `{"message":"sold"}`),
 	by("ann", "POST /user", `{"name":"bob"}`),
 	by("ann", "POST /user", `{"name":"bob"}`),
+	by("ann", "PUT /application/1", `{"name":"archive"}`),
+	by("ann", "PUT /application/404", `{"name":"archive"}`),
 	by("ann", "DELETE /application/404", ""),
 	by("ann", "DELETE /application/1", ""),
 	by("ann", "DELETE /user/x", ""),
@@ -181,6 +183,38 @@ func TestMessagesLastUsed(t *testing.T) {
 		if n := number(t, e.db, `SELECT COUNT(*) FROM clients WHERE last_used IS NOT NULL`); n != 1 {
 			t.Errorf("%s: the use of the client was not noted", e.name)
 		}
+	}
+}
+
+// TestMessagesPanicLeaksTheConnection: before the port a panic between Begin and Commit leaves the only connection in use, and
+// all later requests wait for it, for ever. After it they are answered.
+func TestMessagesPanicLeaksTheConnection(t *testing.T) {
+	for _, e := range startMessages(t) {
+		if got := send(t, e.Server, by("ann", "PUT /application/1", `{"name":""}`)); got.status != 500 {
+			t.Errorf("%s: got %v", e.name, got)
+		}
+		waits := e.db.Stats().WaitCount
+		next := make(chan answer, 1)
+		ctx, leave := context.WithCancel(t.Context())
+		go func() {
+			a, _ := try(by("ann", "GET /application", "").new(t, e.URL, nil).WithContext(ctx))
+			next <- a
+		}()
+		if e.name == "before" {
+			sqlreqtest.Pool(e.db, waits+1)
+			if n := e.db.Stats().InUse; n != 1 {
+				t.Errorf("before: %d connections are in use, want the one that the panic has left", n)
+			}
+			leave()
+			e.db.Close() // ends the wait of the handler, which has no context
+			<-next
+			continue
+		}
+		if a := <-next; a.status != 200 || !strings.Contains(a.body, "Backup") {
+			t.Errorf("after: got %v, want the old name", a)
+		}
+		leave()
+		idle(e.db)
 	}
 }
 

@@ -140,6 +140,14 @@ func TestSalesLargeAnswer(t *testing.T) {
 		if n := number(t, e.db, `SELECT COUNT(*) FROM products`); n != 0 {
 			t.Errorf("%s: got %d products, want none", e.name, n)
 		}
+		if e.name == "before" {
+			continue
+		}
+		// Where the writer can neither set a deadline nor be taken over, the panic is all that breaks it off.
+		r := plain("POST /users/1/products", "").new(t, "", strings.NewReader(body))
+		if v := sqlreqtest.Panicked(func() { e.Config.Handler.ServeHTTP(httptest.NewRecorder(), r) }); v != http.ErrAbortHandler {
+			t.Errorf("the middleware that recovers has passed %v on, want http.ErrAbortHandler", v)
+		}
 	}
 }
 

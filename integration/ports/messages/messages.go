@@ -1,7 +1,9 @@
 // Package messages is what the editions of a program have in common: its models and its form of errors. It is written in
 // the shape of the server of Gotify (https://github.com/gotify/server, MIT License): gin, gorm, and on SQLite a pool of
 // one connection. Its import of an application begins and ends a transaction by hand, in the shape of AddInbound in
-// 3x-ui (https://github.com/MHSanaei/3x-ui, GPL-3.0), which has gin, gorm and SQLite too; no code is taken from there.
+// 3x-ui (https://github.com/MHSanaei/3x-ui, GPL-3.0), which has gin, gorm and SQLite too; no code is taken from there. The new name of
+// an application is stored as the documentation of gorm controls a transaction by hand
+// (https://gorm.io/docs/transactions.html).
 package messages
 
 import (

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 )
 
@@ -117,12 +118,17 @@ func CheckIsError(resp Encoder) error {
 	return err
 }
 
-// Errors is a middleware that hides the text of errors that are the server's fault.
+// Errors is a middleware that logs errors, and hides the text of those that are the server's fault.
 func Errors(next HandlerFunc) HandlerFunc {
 	return func(ctx context.Context, r *http.Request) Encoder {
 		resp := next(ctx, r)
+		err := CheckIsError(resp)
+		if err == nil {
+			return resp
+		}
+		slog.ErrorContext(ctx, "handled error during request", "err", err)
 		var told *Error
-		if err := CheckIsError(resp); err != nil && (!errors.As(err, &told) || told.Status == http.StatusInternalServerError) {
+		if !errors.As(err, &told) || told.Status == http.StatusInternalServerError {
 			return NewError(http.StatusInternalServerError, errors.New("internal server error"))
 		}
 		return resp

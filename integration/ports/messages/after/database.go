@@ -117,6 +117,16 @@ func (d *GormDatabase) ImportApplication(userID uint, export *messages.Export) (
 	return app, nil
 }
 
+// RenameApplication gives an application another name, and tells the user.
+func (d *GormDatabase) RenameApplication(app *messages.Application, name string) error {
+	return d.DB.Transaction(func(tx *gorm.DB) error {
+		if err := tx.Model(app).Update("name", strings.ToUpper(name[:1])+name[1:]).Error; err != nil {
+			return err
+		}
+		return tx.Create(&messages.Message{ApplicationID: app.ID, Message: "My name is " + app.Name}).Error
+	})
+}
+
 // DeleteApplicationByID deletes an application with its messages.
 func (d *GormDatabase) DeleteApplicationByID(id uint) error {
 	if err := d.DB.Where("application_id = ?", id).Delete(&messages.Message{}).Error; err != nil {

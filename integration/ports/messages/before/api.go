@@ -87,8 +87,28 @@ func (a *API) ImportApplication(c *gin.Context) {
 	c.JSON(200, app)
 }
 
+// RenameApplication renames one of the user's.
+func (a *API) RenameApplication(c *gin.Context) {
+	export := messages.Application{}
+	if err := c.Bind(&export); err != nil {
+		return
+	}
+	a.withApplication(c, func(db *GormDatabase, app *messages.Application) {
+		if success := messages.SuccessOrAbort(c, 500, db.RenameApplication(app, export.Name)); !success {
+			return
+		}
+		c.JSON(200, app)
+	})
+}
+
 // DeleteApplication deletes one of the user's.
 func (a *API) DeleteApplication(c *gin.Context) {
+	a.withApplication(c, func(db *GormDatabase, app *messages.Application) {
+		messages.SuccessOrAbort(c, 500, db.DeleteApplicationByID(app.ID))
+	})
+}
+
+func (a *API) withApplication(c *gin.Context, handle func(db *GormDatabase, app *messages.Application)) {
 	db := a.DB
 	apps, err := db.GetApplicationsByUser(c.GetUint("user"))
 	if success := messages.SuccessOrAbort(c, 500, err); !success {
@@ -96,7 +116,7 @@ func (a *API) DeleteApplication(c *gin.Context) {
 	}
 	for _, app := range apps {
 		if strconv.FormatUint(uint64(app.ID), 10) == c.Param("id") {
-			messages.SuccessOrAbort(c, 500, db.DeleteApplicationByID(app.ID))
+			handle(db, app)
 			return
 		}
 	}

@@ -116,6 +116,20 @@ func (d *GormDatabase) ImportApplication(userID uint, export *messages.Export) (
 	return app, nil
 }
 
+// RenameApplication gives an application another name, and tells the user.
+func (d *GormDatabase) RenameApplication(app *messages.Application, name string) error {
+	tx := d.DB.Begin()
+	if err := tx.Model(app).Update("name", strings.ToUpper(name[:1])+name[1:]).Error; err != nil {
+		tx.Rollback()
+		return err
+	}
+	if err := tx.Create(&messages.Message{ApplicationID: app.ID, Message: "My name is " + app.Name}).Error; err != nil {
+		tx.Rollback()
+		return err
+	}
+	return tx.Commit().Error
+}
+
 // DeleteApplicationByID deletes an application with its messages.
 func (d *GormDatabase) DeleteApplicationByID(id uint) error {
 	if err := d.DB.Where("application_id = ?", id).Delete(&messages.Message{}).Error; err != nil {

@@ -45,6 +45,7 @@ func New(pool *sql.DB, notifier messages.Notifier, userAdded ...func(userID uint
 	client.GET("/application", api.GetApplications)
 	client.POST("/application", api.CreateApplication)
 	client.POST("/application/import", api.ImportApplication)
+	client.PUT("/application/:id", api.RenameApplication)
 	client.DELETE("/application/:id", api.DeleteApplication)
 	return g, nil
 }
