@@ -17,6 +17,7 @@ import (
 	before "github.com/sqlreq/sqlreq/integration/ports/dials/before"
 	savepoints "github.com/sqlreq/sqlreq/integration/ports/dials/savepoints"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/fakedb"
 )
 
 // events are what the members of dials are told.
@@ -263,7 +264,7 @@ func TestDialsRecipe(t *testing.T) {
 				if err := reg.Atomic(ctx, func(ctx context.Context) error { return sqlreq.AfterCommit(ctx, publish) }); err != nil {
 					t.Error(err)
 				}
-				return errors.New("on purpose")
+				return errOnPurpose
 			})
 			return nil
 		}, 0, "", false},
@@ -285,3 +286,57 @@ func TestDialsRecipe(t *testing.T) {
 		}
 	}
 }
+
+// TestDialsRecipeBesideAtomic: what docs/migration.md says of the recipe's statements, and of several databases.
+func TestDialsRecipeBesideAtomic(t *testing.T) {
+	var statements []string
+	fake := &fakedb.DB{Stmt: func(_ context.Context, q string) error { statements = append(statements, q); return nil }}
+	db := fake.Open(t)
+	_, store, err := savepoints.New(db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Do(t.Context(), func(ctx context.Context) error {
+		reads, err := store.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		return reads.Rollback()
+	})
+	if err != nil || len(statements) != 3 {
+		t.Errorf("a method that reads: got %v and %q, want three statements", err, statements)
+	}
+
+	const other sqlreq.Key = "other"
+	first, second := openDB(t, dials.Schema), openDB(t, dials.Schema)
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: first}, sqlreq.Binding{Key: other, DB: second})
+	add := func(ctx context.Context) error {
+		_, err := other.ExecContext(ctx, `INSERT INTO users (name, api_key) VALUES ('x', 'x')`)
+		return err
+	}
+	for users, method := range []func(ctx context.Context) error{
+		func(ctx context.Context) error { // by Atomic
+			err := reg.Atomic(ctx, func(ctx context.Context) error { return errors.Join(add(ctx), errOnPurpose) })
+			if !errors.Is(err, errOnPurpose) {
+				return err
+			}
+			return nil
+		},
+		func(ctx context.Context) error { // by the recipe
+			part, err := store.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			return errors.Join(add(ctx), part.Rollback())
+		},
+	} {
+		if err := reg.Do(t.Context(), method); err != nil {
+			t.Error(err)
+		}
+		if n := number(t, second, `SELECT COUNT(*) FROM users`); n != users {
+			t.Errorf("got %d users in the other database, want %d", n, users)
+		}
+	}
+}
+
+var errOnPurpose = errors.New("on purpose")
