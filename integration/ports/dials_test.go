@@ -32,6 +32,12 @@ func (e *events) PublishEvent(userID int, event dials.Event) {
 	e.told = append(e.told, fmt.Sprintf("%d %s %d", userID, event.Type, event.Value))
 }
 
+func (e *events) reset() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = nil
+}
+
 func (e *events) String() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -164,7 +170,7 @@ func TestDialsFaults(t *testing.T) {
 	} {
 		for _, e := range startDials(t, 1) {
 			send(t, e.Server, as(ann, "POST /dials", `{"name":"first","value":7}`))
-			e.events.told = nil
+			e.events.reset()
 			got := send(t, e.Server, as(ann, fault.line, fault.body))
 			idle(e.db)
 			want, told := fault.after, ""
@@ -276,7 +282,7 @@ func TestDialsRecipe(t *testing.T) {
 			return errors.Join(inner.Commit(), outer.Rollback())
 		}, 0, "0 x 0", false},
 	} {
-		sent.told = nil
+		sent.reset()
 		if _, err := db.Exec(`DELETE FROM users`); err != nil {
 			t.Fatal(err)
 		}

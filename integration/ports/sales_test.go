@@ -151,6 +151,31 @@ func TestSalesLargeAnswer(t *testing.T) {
 	}
 }
 
+// TestSalesUnavailable: a request that waits for the pool until its time is over is answered with 503, without the text of
+// an error. Before the port its BEGIN has no context, and would wait on.
+func TestSalesUnavailable(t *testing.T) {
+	e := startSales(t)[1]
+	conn, err := e.db.Conn(t.Context()) // the only one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, expire := sqlreqtest.Deadline(t.Context())
+	rec := httptest.NewRecorder()
+	done := make(chan struct{})
+	waits := e.db.Stats().WaitCount
+	go func() {
+		e.Config.Handler.ServeHTTP(rec, plain("GET /users/1", "").new(t, "", nil).WithContext(ctx))
+		close(done)
+	}()
+	sqlreqtest.Pool(e.db, waits+1)
+	expire()
+	<-done
+	if rec.Code != 503 || rec.Body.String() != `{"code":"Service Unavailable","message":"the server has failed"}` {
+		t.Errorf("got %d %s", rec.Code, rec.Body)
+	}
+}
+
 // TestSalesSlowBody: before the port the only connection is taken while a client sends, and other requests wait for the
 // client. After it none is.
 func TestSalesSlowBody(t *testing.T) {

@@ -127,9 +127,13 @@ func Errors(next HandlerFunc) HandlerFunc {
 			return resp
 		}
 		slog.ErrorContext(ctx, "handled error during request", "err", err)
+		status := http.StatusInternalServerError
 		var told *Error
-		if !errors.As(err, &told) || told.Status == http.StatusInternalServerError {
-			return NewError(http.StatusInternalServerError, errors.New("internal server error"))
+		if errors.As(err, &told) {
+			status = told.Status
+		}
+		if status >= http.StatusInternalServerError {
+			return NewError(status, errors.New("the server has failed"))
 		}
 		return resp
 	}

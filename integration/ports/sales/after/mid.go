@@ -20,8 +20,8 @@ func Transaction(reg *sqlreq.Registry) sales.MidFunc {
 				resp = next(ctx, r)
 				return sales.CheckIsError(resp)
 			})
-			if err != nil && sales.CheckIsError(resp) == nil {
-				return sales.NewError(sqlreq.StatusCode(err), err)
+			if status := sqlreq.StatusCode(err); status == http.StatusServiceUnavailable || err != nil && sales.CheckIsError(resp) == nil {
+				return sales.NewError(status, err)
 			}
 			return resp
 		}
