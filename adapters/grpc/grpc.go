@@ -24,12 +24,14 @@ import (
 //
 // An error of the handler rolls back and keeps its code. A COMMIT that failed is
 // codes.Internal if its work, or a part of it, may be committed (sqlreq.MayHaveCommitted),
-// otherwise codes.Unavailable: then a repeat is safe. A database that cannot be had, and a
-// conflict that outlasts its attempts, are codes.Unavailable if the handler returns the
-// error as it is, and a context that has ended before COMMIT codes.DeadlineExceeded or
-// codes.Canceled. These have no text of the driver's; an interceptor outside finds the error
-// by Unwrap. What fails is logged to reg.Logger: at error level if the code is one of the
-// server's faults, for debugging otherwise.
+// otherwise codes.Unavailable: then a repeat is safe. It need not succeed: a constraint that is
+// checked at COMMIT is refused each time. Give repeats a limit, or look at the constraint in a
+// BeforeCommit function and return codes.FailedPrecondition; an interceptor outside finds the
+// *sqlreq.CommitError. A database that cannot be had, and a conflict that outlasts its
+// attempts, are codes.Unavailable if the handler returns the error as it is, and a context that
+// has ended before COMMIT codes.DeadlineExceeded or codes.Canceled. These have no text of the
+// driver's; an interceptor outside finds the error by Unwrap. What fails is logged to
+// reg.Logger: at error level if the code is one of the server's faults, for debugging otherwise.
 //
 // Header and trailer that the handler sets are those of the last attempt alone, and are sent
 // when the transaction has ended; after a COMMIT that failed there are none. So

@@ -59,6 +59,99 @@ func TestCodes(t *testing.T) {
 	}
 }
 
+// A COMMIT that the server refuses, here for a foreign key that is checked there, is Unavailable, because a repeat is safe,
+// not because it will succeed: each one is refused as the first. Where another database was committed before, or nobody
+// knows, it is Internal.
+func TestCommitRefused(t *testing.T) {
+	tests := map[string]struct {
+		work    func(ctx context.Context, u *up) error
+		code    codes.Code
+		reports int // rows that stay in the other database
+	}{
+		"nothing is committed": {func(ctx context.Context, u *up) error { return u.BreakCommit(ctx) }, codes.Unavailable, 0},
+		"of two databases none is committed": {func(ctx context.Context, u *up) error {
+			_, err := adaptertest.Reports.ExecContext(ctx, sqlreqtest.InsertWork)
+			return errors.Join(err, u.BreakCommit(ctx))
+		}, codes.Unavailable, 0},
+		"of two databases one is committed": {func(ctx context.Context, u *up) error {
+			_, err := adaptertest.Reports.ExecContext(ctx, sqlreqtest.InsertWork)
+			// One with a function before COMMIT is committed last.
+			return errors.Join(err, u.BreakCommit(ctx), sqlreq.BeforeCommit(ctx, func(context.Context) error { return nil }))
+		}, codes.Internal, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			u := newUp(t)
+			u.v.afterwork = func(ctx context.Context) error { return test.work(ctx, u) }
+			onServer(t, u, nil)
+			for attempt := 1; attempt <= 2; attempt++ {
+				_, err := u.unary(t.Context(), "after")
+				if wantCode(t, err, test.code); strings.Contains(err.Error(), "FOREIGN KEY") {
+					t.Errorf("the client was told %v", err)
+				}
+				seen := *u.seen.Load()
+				if got := sqlreq.MayHaveCommitted(seen); got != (test.code == codes.Internal) || !strings.Contains(seen.Error(), "FOREIGN KEY") {
+					t.Errorf("the interceptor outside has seen %v, MayHaveCommitted %t", seen, got)
+				}
+				u.rows(t, 0)
+				if n := sqlreqtest.Count(t, u.ReportsDB, "work"); n != attempt*test.reports {
+					t.Errorf("attempt %d: got %d rows in reports, want %d", attempt, n, attempt*test.reports)
+				}
+			}
+		})
+	}
+}
+
+// How a refusal that no repeat will change is told by a code of its own: by a function before COMMIT that looks first, or by
+// an interceptor outside.
+func TestCommitRefusedByACodeOfItsOwn(t *testing.T) {
+	for name, test := range map[string]struct {
+		look    bool
+		outside grpc.UnaryServerInterceptor
+	}{
+		"looked at before COMMIT": {look: true},
+		"by an interceptor outside": {outside: func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			resp, err := handler(ctx, req)
+			var commit *sqlreq.CommitError
+			if errors.As(err, &commit) && !sqlreq.MayHaveCommitted(err) && !sqlreq.IsRetryable(err) {
+				return nil, status.Error(codes.FailedPrecondition, "refused")
+			}
+			return resp, err
+		}},
+	} {
+		u := newUp(t)
+		handler := func(ctx context.Context, _ any) (any, error) {
+			if test.look {
+				err := sqlreq.BeforeCommit(ctx, func(ctx context.Context) error {
+					var orphans int
+					err := sqlreq.DefaultKey.QueryRowContext(ctx, `SELECT COUNT(*) FROM pragma_foreign_key_check('child')`).Scan(&orphans)
+					if err == nil && orphans > 0 {
+						return status.Error(codes.FailedPrecondition, "refused")
+					}
+					return err
+				})
+				if err != nil {
+					return nil, err
+				}
+			}
+			return nil, u.BreakCommit(ctx)
+		}
+		inside := UnaryServerInterceptor(u.Reg)
+		chain := func(ctx context.Context, req any) (any, error) {
+			return inside(ctx, req, &grpc.UnaryServerInfo{}, handler)
+		}
+		var err error
+		if test.outside != nil {
+			_, err = test.outside(t.Context(), nil, nil, chain)
+		} else {
+			_, err = chain(t.Context(), nil)
+		}
+		if wantCode(t, err, codes.FailedPrecondition); status.Convert(err).Message() != "refused" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
 // A handler's own code stays, also where a conflict is the reason; a plain error is a
 // fault of the server's.
 func TestOwnCodes(t *testing.T) {
