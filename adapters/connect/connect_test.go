@@ -401,3 +401,16 @@ func TestHooks(t *testing.T) {
 		t.Errorf("got hooks %q, want rollback", got)
 	}
 }
+
+// What the comment of Interceptor says it does not see: by gRPC a response larger than
+// WithSendMaxBytes is refused when the handler has returned, in a 200. By connect's own
+// protocol the refusal has a status, which rolls back.
+func TestSendMaxBytes(t *testing.T) {
+	for protocol, rows := range map[string]int{"connect": 0, "gRPC": 1} {
+		s := adaptertest.NewSite(t)
+		u := start(t, s, s.Reg.Middleware, connect.WithInterceptors(Interceptor()), connect.WithSendMaxBytes(4))
+		_, err := u.unary(t.Context(), protocol, "")
+		wantCode(t, err, connect.CodeResourceExhausted)
+		u.WantRows(t, rows)
+	}
+}
