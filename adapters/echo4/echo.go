@@ -182,10 +182,19 @@ func (w *outside) Header() http.Header { return w.x.response.Header() }
 // WriteHeader writes the status. Functions that were given to Response.Before outside run
 // now, and may ask the context for the response. sqlreq's lock is held.
 func (w *outside) WriteHeader(status int) {
+	if isEarly(status) { // echo's response would keep it, and drop the next one
+		w.x.response.Writer.WriteHeader(status)
+		return
+	}
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
 	w.x.response.WriteHeader(status)
+}
+
+// isEarly reports whether a status announces that another one follows.
+func isEarly(status int) bool {
+	return status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
 }
 
 // Write writes a part of the body.
@@ -212,7 +221,11 @@ func (w *outside) AnswerError(_ *http.Request, err error) bool {
 	var f *failure
 	if errors.As(err, &f) {
 		err = f.err
-		if httpError(err) != nil || code == http.StatusInternalServerError {
+		he := httpError(err)
+		switch {
+		case he != nil && he.Code < 400:
+			err = f // echo would answer with a code that is none of an error
+		case he != nil, code == http.StatusInternalServerError:
 			w.x.err = err // as the handler has returned it
 			return true
 		}

@@ -142,10 +142,19 @@ func (w *outside) Header() http.Header { return w.x.response.Header() }
 // WriteHeader writes the status. Functions that were given to Response.Before outside run
 // now, and may ask the context for the response. sqlreq's lock is held.
 func (w *outside) WriteHeader(status int) {
+	if r, err := echo.UnwrapResponse(w.x.response); err == nil && isEarly(status) {
+		r.ResponseWriter.WriteHeader(status) // echo's response would keep it, and drop the next one
+		return
+	}
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
 	w.x.response.WriteHeader(status)
+}
+
+// isEarly reports whether a status announces that another one follows.
+func isEarly(status int) bool {
+	return status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
 }
 
 // Write writes a part of the body.
@@ -177,7 +186,8 @@ func (w *outside) AnswerError(_ *http.Request, err error) bool {
 	var f *failure
 	if errors.As(err, &f) {
 		err = f.err
-		if echo.StatusCode(err) != 0 || code == http.StatusInternalServerError {
+		own := echo.StatusCode(err) // below 400 it would be a success
+		if own >= 400 || own == 0 && code == http.StatusInternalServerError {
 			w.x.err = err // as the handler has returned it
 			return true
 		}
