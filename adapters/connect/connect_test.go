@@ -53,6 +53,8 @@ func (v *service) work(ctx context.Context, what string) error {
 		return connect.NewError(connect.CodeInvalidArgument, errPlain)
 	case "plain":
 		return errPlain
+	case "zero":
+		return connect.NewError(0, errPlain)
 	case "panic":
 		panic("on purpose")
 	case "commit":
@@ -413,4 +415,16 @@ func TestSendMaxBytes(t *testing.T) {
 		wantCode(t, err, connect.CodeResourceExhausted)
 		u.WantRows(t, rows)
 	}
+}
+
+// An error rolls back, so what the client is told is no success, whatever its code.
+func TestErrorWithTheCodeOfASuccess(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		u := startPlain(t)
+		_, err := u.unary(t.Context(), protocol, "zero")
+		wantCode(t, err, connect.CodeUnknown)
+		_, err = u.stream(t.Context(), protocol, "zero")
+		wantCode(t, err, connect.CodeUnknown)
+		u.WantRows(t, 0)
+	})
 }
