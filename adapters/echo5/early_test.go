@@ -18,7 +18,7 @@ func TestEarlyHint(t *testing.T) {
 	s := adaptertest.NewSite(t)
 	e := newEcho(s)
 	hint := func(c *echo.Context) error {
-		response(c).ResponseWriter.WriteHeader(http.StatusEarlyHints)
+		c.Response().WriteHeader(http.StatusEarlyHints)
 		return nil
 	}
 	e.POST("/ok", work(s, hint, done))

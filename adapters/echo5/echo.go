@@ -29,8 +29,7 @@ import (
 //
 // What mw answers by itself (the record of an idempotency key) is not passed on to the
 // next handler. What an attempt that is run again has put into the *echo.Context by Set
-// stays there. A status that is set behind the first byte is dropped by echo, so return
-// an error instead.
+// stays there.
 //
 // mw is asked for its handler once. Wrap panics if it is nil. What it returns may be used
 // by several goroutines.
@@ -78,12 +77,13 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		panic("sqlreqecho5: the middleware given to Wrap does not pass on the context of its request")
 	}
 	x.returned = false // in the attempt before
-	response := echo.NewResponse(&inside{w, x}, x.c.Logger())
+	in := &inside{w, x}
+	response := echo.NewResponse(in, x.c.Logger())
 	if outer, err := echo.UnwrapResponse(x.response); err == nil {
 		response.Status = outer.Status
 	}
 	x.c.SetRequest(r)
-	x.c.SetResponse(response)
+	x.c.SetResponse(&late{response, in})
 	defer func() {
 		x.returned = true
 		copyForm(r, x.c.Request()) // a handler may have put another request there
@@ -132,6 +132,29 @@ func (w *inside) Header() http.Header {
 
 // Unwrap is for http.ResponseController.
 func (w *inside) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// late is the response of the handlers: echo's, but that echo drops a status that comes
+// behind the first byte, or behind an early hint.
+type late struct {
+	*echo.Response
+	in *inside
+}
+
+// Unwrap is for echo.UnwrapResponse.
+func (r *late) Unwrap() http.ResponseWriter { return r.Response }
+
+// WriteHeader writes the status.
+func (r *late) WriteHeader(status int) {
+	switch {
+	case isEarly(status):
+		r.in.WriteHeader(status)
+	case r.Committed && status >= 400: // sqlreq replaces what is held, or breaks it off
+		r.Status = status
+		r.in.WriteHeader(status)
+	default:
+		r.Response.WriteHeader(status)
+	}
+}
 
 // outside is echo's response as sqlreq has it.
 type outside struct{ x *call }
