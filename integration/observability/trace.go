@@ -63,8 +63,11 @@ func traces(ctx context.Context, s *service) ([]span, error) {
 			send = s.postTwo
 		}
 		status, err := send(ctx, what.author, what.text)
-		if err != nil || status != what.want {
-			return nil, fmt.Errorf("%s: got %d %w, want %d", what.name, status, err, what.want)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what.name, err)
+		}
+		if status != what.want {
+			return nil, fmt.Errorf("%s: got %d, want %d", what.name, status, what.want)
 		}
 		spans, err := longest(s.spans.GetSpans(), fmt.Sprintf("%s: %d", what.name, status))
 		if err != nil {
