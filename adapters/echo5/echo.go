@@ -197,8 +197,11 @@ func (w *outside) putBack() {
 // Unwrap is for http.ResponseController. It leads around echo's response, which claims
 // that every connection can be flushed and taken over.
 func (w *outside) Unwrap() http.ResponseWriter {
-	if r, ok := w.x.response.(*echo.Response); ok {
+	switch r := w.x.response.(type) {
+	case *echo.Response:
 		return r.ResponseWriter
+	case *late: // in a group
+		return r.in
 	}
 	return w.x.response // of a middleware outside
 }
