@@ -43,7 +43,7 @@ func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		res, err = next(ctx, req)
-		return res, err
+		return res, noSuccess(err)
 	}
 }
 
@@ -58,11 +58,20 @@ func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) conne
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		err = next(ctx, conn)
-		return err
+		return noSuccess(err)
 	}
 }
 
 var errPanicked = errors.New("sqlreqconnect: a handler panicked")
+
+// noSuccess returns an error whose code is 0, by which gRPC means a success, with another
+// one: what it is about was rolled back.
+func noSuccess(err error) error {
+	if err != nil && connect.CodeOf(err) == 0 {
+		return connect.NewError(connect.CodeUnknown, err)
+	}
+	return err
+}
 
 // rollback makes the request roll back if err is one. What sqlreq returns says that there
 // is no request, or that it is over: there is nothing to roll back.

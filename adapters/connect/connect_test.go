@@ -53,6 +53,8 @@ func (v *service) work(ctx context.Context, what string) error {
 		return connect.NewError(connect.CodeInvalidArgument, errPlain)
 	case "plain":
 		return errPlain
+	case "zero":
+		return connect.NewError(0, errPlain)
 	case "panic":
 		panic("on purpose")
 	case "commit":
@@ -400,4 +402,29 @@ func TestHooks(t *testing.T) {
 	if got := s.Log.Words(); got != "rollback" {
 		t.Errorf("got hooks %q, want rollback", got)
 	}
+}
+
+// What the comment of Interceptor says it does not see: by gRPC a response larger than
+// WithSendMaxBytes is refused when the handler has returned, in a 200. By connect's own
+// protocol the refusal has a status, which rolls back.
+func TestSendMaxBytes(t *testing.T) {
+	for protocol, rows := range map[string]int{"connect": 0, "gRPC": 1} {
+		s := adaptertest.NewSite(t)
+		u := start(t, s, s.Reg.Middleware, connect.WithInterceptors(Interceptor()), connect.WithSendMaxBytes(4))
+		_, err := u.unary(t.Context(), protocol, "")
+		wantCode(t, err, connect.CodeResourceExhausted)
+		u.WantRows(t, rows)
+	}
+}
+
+// An error rolls back, so what the client is told is no success, whatever its code.
+func TestErrorWithTheCodeOfASuccess(t *testing.T) {
+	each(t, func(t *testing.T, protocol string) {
+		u := startPlain(t)
+		_, err := u.unary(t.Context(), protocol, "zero")
+		wantCode(t, err, connect.CodeUnknown)
+		_, err = u.stream(t.Context(), protocol, "zero")
+		wantCode(t, err, connect.CodeUnknown)
+		u.WantRows(t, 0)
+	})
 }

@@ -30,8 +30,8 @@ import (
 //
 // What mw answers by itself (the record of an idempotency key) is not passed on to the
 // next handler. What an attempt that is run again has put into the echo.Context by Set
-// stays there. A status that is set behind the first byte is dropped by echo, so return
-// an error instead.
+// stays there. A status that is set behind the first byte is dropped by echo, but for that
+// of JSON, so return an error instead.
 //
 // mw is asked for its handler once. Wrap panics if it is nil. What it returns may be used
 // by several goroutines.
@@ -79,7 +79,8 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		panic("sqlreqecho4: the middleware given to Wrap does not pass on the context of its request")
 	}
 	x.returned = false // in the attempt before
-	response := echo.NewResponse(&inside{w, x}, x.c.Echo())
+	in := &inside{ResponseWriter: w, x: x}
+	response := echo.NewResponse(in, x.c.Echo())
 	response.Status = x.response.Status
 	x.c.SetRequest(r)
 	x.c.SetResponse(response)
@@ -94,6 +95,9 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 	x.err = x.next(c)
 	if x.err == nil {
 		x.err = heard.err
+	}
+	if in.isLate(response) {
+		w.WriteHeader(response.Status) // sqlreq replaces what is held, or breaks it off
 	}
 	if x.err != nil {
 		_ = sqlreq.Fail(r.Context(), &failure{x.err}) // ErrNoRegistry: another middleware than a registry's
@@ -158,7 +162,22 @@ func httpError(err error) *echo.HTTPError {
 // inside is sqlreq's writer as the response of the handlers has it.
 type inside struct {
 	http.ResponseWriter
-	x *call
+	x      *call
+	status int // that was written
+}
+
+// WriteHeader writes the status.
+func (w *inside) WriteHeader(status int) {
+	if !isEarly(status) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// isLate reports whether the status of an error came behind the first byte, where echo
+// keeps it (in JSON; elsewhere it forgets it, too) and writes none.
+func (w *inside) isLate(response *echo.Response) bool {
+	return response.Committed && response.Status >= 400 && w.status < 400 && w.status != http.StatusSwitchingProtocols
 }
 
 // Header returns the header of the response. While sqlreq writes the status it would wait
@@ -182,10 +201,19 @@ func (w *outside) Header() http.Header { return w.x.response.Header() }
 // WriteHeader writes the status. Functions that were given to Response.Before outside run
 // now, and may ask the context for the response. sqlreq's lock is held.
 func (w *outside) WriteHeader(status int) {
+	if isEarly(status) { // echo's response would keep it, and drop the next one
+		w.x.response.Writer.WriteHeader(status)
+		return
+	}
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
 	w.x.response.WriteHeader(status)
+}
+
+// isEarly reports whether a status announces that another one follows.
+func isEarly(status int) bool {
+	return status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
 }
 
 // Write writes a part of the body.
@@ -212,7 +240,11 @@ func (w *outside) AnswerError(_ *http.Request, err error) bool {
 	var f *failure
 	if errors.As(err, &f) {
 		err = f.err
-		if httpError(err) != nil || code == http.StatusInternalServerError {
+		he := httpError(err)
+		switch {
+		case he != nil && he.Code < 400:
+			err = f // echo would answer with a code that is none of an error
+		case he != nil, code == http.StatusInternalServerError:
 			w.x.err = err // as the handler has returned it
 			return true
 		}

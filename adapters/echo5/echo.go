@@ -29,8 +29,7 @@ import (
 //
 // What mw answers by itself (the record of an idempotency key) is not passed on to the
 // next handler. What an attempt that is run again has put into the *echo.Context by Set
-// stays there. A status that is set behind the first byte is dropped by echo, so return
-// an error instead.
+// stays there.
 //
 // mw is asked for its handler once. Wrap panics if it is nil. What it returns may be used
 // by several goroutines.
@@ -78,12 +77,13 @@ func serveNext(w http.ResponseWriter, r *http.Request) {
 		panic("sqlreqecho5: the middleware given to Wrap does not pass on the context of its request")
 	}
 	x.returned = false // in the attempt before
-	response := echo.NewResponse(&inside{w, x}, x.c.Logger())
+	in := &inside{w, x}
+	response := echo.NewResponse(in, x.c.Logger())
 	if outer, err := echo.UnwrapResponse(x.response); err == nil {
 		response.Status = outer.Status
 	}
 	x.c.SetRequest(r)
-	x.c.SetResponse(response)
+	x.c.SetResponse(&late{response, in})
 	defer func() {
 		x.returned = true
 		copyForm(r, x.c.Request()) // a handler may have put another request there
@@ -133,6 +133,29 @@ func (w *inside) Header() http.Header {
 // Unwrap is for http.ResponseController.
 func (w *inside) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
+// late is the response of the handlers: echo's, but that echo drops a status that comes
+// behind the first byte, or behind an early hint.
+type late struct {
+	*echo.Response
+	in *inside
+}
+
+// Unwrap is for echo.UnwrapResponse.
+func (r *late) Unwrap() http.ResponseWriter { return r.Response }
+
+// WriteHeader writes the status.
+func (r *late) WriteHeader(status int) {
+	switch {
+	case isEarly(status):
+		r.in.WriteHeader(status)
+	case r.Committed && status >= 400: // sqlreq replaces what is held, or breaks it off
+		r.Status = status
+		r.in.WriteHeader(status)
+	default:
+		r.Response.WriteHeader(status)
+	}
+}
+
 // outside is echo's response as sqlreq has it.
 type outside struct{ x *call }
 
@@ -142,10 +165,19 @@ func (w *outside) Header() http.Header { return w.x.response.Header() }
 // WriteHeader writes the status. Functions that were given to Response.Before outside run
 // now, and may ask the context for the response. sqlreq's lock is held.
 func (w *outside) WriteHeader(status int) {
+	if r, err := echo.UnwrapResponse(w.x.response); err == nil && isEarly(status) {
+		r.ResponseWriter.WriteHeader(status) // echo's response would keep it, and drop the next one
+		return
+	}
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
 	w.x.response.WriteHeader(status)
+}
+
+// isEarly reports whether a status announces that another one follows.
+func isEarly(status int) bool {
+	return status >= 100 && status < 200 && status != http.StatusSwitchingProtocols
 }
 
 // Write writes a part of the body.
@@ -165,8 +197,11 @@ func (w *outside) putBack() {
 // Unwrap is for http.ResponseController. It leads around echo's response, which claims
 // that every connection can be flushed and taken over.
 func (w *outside) Unwrap() http.ResponseWriter {
-	if r, ok := w.x.response.(*echo.Response); ok {
+	switch r := w.x.response.(type) {
+	case *echo.Response:
 		return r.ResponseWriter
+	case *late: // in a group
+		return r.in
 	}
 	return w.x.response // of a middleware outside
 }
@@ -177,7 +212,8 @@ func (w *outside) AnswerError(_ *http.Request, err error) bool {
 	var f *failure
 	if errors.As(err, &f) {
 		err = f.err
-		if echo.StatusCode(err) != 0 || code == http.StatusInternalServerError {
+		own := echo.StatusCode(err) // below 400 it would be a success
+		if own >= 400 || own == 0 && code == http.StatusInternalServerError {
 			w.x.err = err // as the handler has returned it
 			return true
 		}

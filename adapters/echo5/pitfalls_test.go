@@ -9,6 +9,7 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -409,5 +410,25 @@ func TestEvents(t *testing.T) {
 	}
 	close(step)
 	<-s.Returned
+	s.WantRows(t, 1)
+}
+
+// In a group sqlreq is around echo's responses, too, which claim that every connection can
+// be flushed.
+func TestFlushInAGroup(t *testing.T) {
+	s := adaptertest.NewSite(t)
+	e := newEcho(s)
+	var flushed error
+	e.Group("/group", Wrap(s.Reg.With(adaptertest.Reports))).POST("/", work(s, func(c *echo.Context) error {
+		response := c.Response().(interface{ Unwrap() http.ResponseWriter }).Unwrap() // echo's own would panic
+		below := response.(*echo.Response).ResponseWriter
+		flushed = http.NewResponseController(below).Flush()
+		return done(c)
+	}))
+	w := struct{ http.ResponseWriter }{httptest.NewRecorder()} // has no Flush
+	e.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/group/", nil))
+	if !errors.Is(flushed, http.ErrNotSupported) {
+		t.Errorf("Flush: got %v, want http.ErrNotSupported", flushed)
+	}
 	s.WantRows(t, 1)
 }

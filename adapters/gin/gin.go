@@ -34,7 +34,7 @@ import (
 // next handlers. gin's chain cannot be run twice: where Retry runs a request again, the
 // second attempt panics, so let Retry.When say no to gin's routes. gin's
 // Engine.HandleContext behind Wrap, whose answer would be sent before COMMIT, panics
-// too, and breaks the response off.
+// too, and breaks the response off, unless all of a large one has left by then.
 //
 // mw is asked for its handler once. Wrap panics if it is nil. The handler may be used by
 // several engines, from several goroutines.

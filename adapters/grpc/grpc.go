@@ -67,7 +67,7 @@ func StreamServerInterceptor(reg *sqlreq.Registry) grpc.StreamServerInterceptor 
 		err = errPanicked
 		defer func() { rollback(stream.Context(), err) }()
 		err = handler(srv, stream)
-		return err
+		return noSuccess(err)
 	}
 }
 
@@ -87,7 +87,16 @@ func servePart(ctx context.Context, req any, handler grpc.UnaryHandler) (resp an
 	err = errPanicked
 	defer func() { rollback(ctx, err) }()
 	resp, err = handler(ctx, req)
-	return resp, err
+	return resp, noSuccess(err)
+}
+
+// noSuccess returns an error whose code is that of a success, codes.OK, with another one:
+// what it is about was rolled back.
+func noSuccess(err error) error {
+	if err != nil && status.Code(err) == codes.OK {
+		return &failure{status.New(codes.Unknown, err.Error()), err}
+	}
+	return err
 }
 
 // rollback makes the unit of work roll back if err is an error. What sqlreq returns says
@@ -140,7 +149,7 @@ func (c *call) answer(err, handlerErr error) error {
 	case errors.As(err, &commit):
 		return &failure{status.New(codes.Unavailable, "the work could not be committed"), err}
 	case hasCode:
-		return told
+		return noSuccess(told)
 	case errors.Is(told, context.DeadlineExceeded), errors.Is(told, context.Canceled):
 		return &failure{status.FromContextError(contextError(told)), err}
 	case sqlreq.StatusCode(err) == 503:

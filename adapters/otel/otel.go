@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -103,9 +102,8 @@ func (o *observer) span(ctx context.Context, e sqlreq.Event, attrs []attribute.K
 	if failed {
 		span.SetStatus(codes.Error, "")
 	}
-	for name, at := range map[string]time.Time{"begun": begun, "ending": ending} {
-		span.AddEvent(name, trace.WithTimestamp(at))
-	}
+	span.AddEvent("begun", trace.WithTimestamp(begun))
+	span.AddEvent("ending", trace.WithTimestamp(ending))
 }
 
 func attributes(e sqlreq.Event) (attrs []attribute.KeyValue, failed bool) {

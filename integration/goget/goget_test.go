@@ -34,12 +34,13 @@ var adapters = map[string]struct {
 	"grpc":    {[]string{"google.golang.org/grpc"}, `_, _ = sqlreqgrpc.UnaryServerInterceptor(reg), sqlreqgrpc.StreamServerInterceptor(reg)`},
 	"otel": {[]string{"go.opentelemetry.io/otel", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/sdk",
 		"go.opentelemetry.io/otel/sdk/metric", "go.opentelemetry.io/otel/trace"}, `reg.Observe = sqlreqotel.Observe(nil, nil)`},
+	withItsDriver: {[]string{"github.com/jackc/pgx/v5"}, `_, _ = sqlreqpgx.DefaultKey, reg`},
 }
 
-const driver = "modernc.org/sqlite" // of the tests
-
-// others are in adapters/, and tested elsewhere.
-var others = map[string]string{"pgx": "it has tests and requirements of its own"}
+const (
+	driver        = "modernc.org/sqlite" // of the tests
+	withItsDriver = "pgx"                // which is one itself
+)
 
 const root = "../.."
 
@@ -70,9 +71,6 @@ func run(t *testing.T, dir string, env []string, command ...string) string {
 func TestRequirements(t *testing.T) {
 	for _, name := range names(t) {
 		adapter, ok := adapters[name]
-		if _, known := others[name]; known {
-			continue
-		}
 		if !ok {
 			t.Errorf("adapters/%s is not in the table of this test", name)
 			continue
@@ -98,7 +96,10 @@ func TestRequirements(t *testing.T) {
 				t.Errorf("%s requires sqlreq %s, want %s", name, r.Version, version)
 			}
 		}
-		want := slices.Concat(adapter.requires, []string{module, driver})
+		want := append([]string{module}, adapter.requires...)
+		if name != withItsDriver {
+			want = append(want, driver)
+		}
 		slices.Sort(want)
 		slices.Sort(direct)
 		if !slices.Equal(direct, want) || mod.Go != goLine || mod.Module.Path != module+"/adapters/"+name {

@@ -2,71 +2,18 @@ package recipes
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
-	"github.com/99designs/gqlgen/graphql"
-	"github.com/99designs/gqlgen/graphql/handler"
-	"github.com/99designs/gqlgen/graphql/handler/transport"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"github.com/starfederation/datastar-go/datastar"
-	"github.com/vektah/gqlparser/v2"
-	"github.com/vektah/gqlparser/v2/ast"
-	"github.com/vektah/gqlparser/v2/gqlerror"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/adaptertest"
 )
-
-// rollBackErrors is the recipe for gqlgen: an error of GraphQL has the status 200.
-func rollBackErrors(ctx context.Context, next graphql.ResponseHandler) *graphql.Response {
-	res := next(ctx)
-	if res != nil && len(res.Errors) > 0 {
-		_ = sqlreq.RollbackOnly(ctx, res.Errors)
-	}
-	return res
-}
-
-func TestGqlgen(t *testing.T) {
-	s := adaptertest.NewSite(t)
-	schema := gqlparser.MustLoadSchema(&ast.Source{Input: `type Query { a: Int } type Mutation { note(text: String!): String }`})
-	srv := handler.New(&graphql.ExecutableSchemaMock{
-		SchemaFunc:     func() *ast.Schema { return schema },
-		ComplexityFunc: func(context.Context, string, string, int, map[string]any) (int, bool) { return 0, false },
-		ExecFunc: func(ctx context.Context) graphql.ResponseHandler {
-			text := graphql.GetOperationContext(ctx).Operation.SelectionSet[0].(*ast.Field).Arguments[0].Value.Raw
-			if err := s.Insert(ctx); err != nil {
-				t.Error(err)
-			}
-			if text == "invalid" {
-				return graphql.OneShot(&graphql.Response{Errors: gqlerror.List{gqlerror.Wrap(errPlain)}})
-			}
-			return graphql.OneShot(&graphql.Response{Data: json.RawMessage(`{"note":"x"}`)})
-		},
-	})
-	srv.AddTransport(transport.POST{})
-	srv.AroundResponses(rollBackErrors)
-	web := sqlreqtest.Serve(t, s.Reg.Middleware(srv))
-	for _, test := range []struct {
-		text string
-		rows int
-	}{{"invalid", 0}, {"fine", 1}} {
-		query, _ := json.Marshal(map[string]string{"query": `mutation { note(text: "` + test.text + `") }`})
-		res, err := http.Post(web.URL, "application/json", strings.NewReader(string(query)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != 200 {
-			t.Errorf("%s: got %d, want 200", test.text, res.StatusCode)
-		}
-		s.WantRows(t, test.rows)
-	}
-}
 
 // datastar: an event is complete to the browser before COMMIT, so Commit comes before the event that tells of success.
 func TestDatastar(t *testing.T) {
