@@ -1,0 +1,127 @@
+// Package check has what the tests of several packages ask of a driver.
+package check
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"contrib.go.opencensus.io/integrations/ocsql"
+	xsam "github.com/XSAM/otelsql"
+	"github.com/luna-duclos/instrumentedsql"
+	"github.com/newrelic/go-agent/v3/newrelic"
+	"github.com/ngrok/sqlmw"
+	"github.com/qustavo/sqlhooks/v2"
+	sqldblogger "github.com/simukti/sqldb-logger"
+	"github.com/sqlreq/sqlreq/internal/dialect"
+	uptrace "github.com/uptrace/opentelemetry-go-extra/otelsql"
+	nhatthm "go.nhat.io/otelsql"
+)
+
+// Driver is one of those that docs/databases.md names.
+type Driver struct {
+	Name string // as it registers itself
+	DSN  string // which it takes; nobody need be there
+	Want dialect.Dialect
+}
+
+// wrappers wrap a driver, which is then opened by name.
+var wrappers = map[string]func(driver.Driver) driver.Driver{
+	"XSAM/otelsql":    func(d driver.Driver) driver.Driver { return xsam.WrapDriver(d) },
+	"go.nhat.io":      func(d driver.Driver) driver.Driver { return nhatthm.Wrap(d) },
+	"sqlmw":           func(d driver.Driver) driver.Driver { return sqlmw.Driver(d, sqlmw.NullInterceptor{}) },
+	"instrumentedsql": func(d driver.Driver) driver.Driver { return instrumentedsql.WrapDriver(d) },
+	"ocsql":           func(d driver.Driver) driver.Driver { return ocsql.Wrap(d) },
+	"sqlhooks":        func(d driver.Driver) driver.Driver { return sqlhooks.Wrap(d, nil) },
+	"newrelic": func(d driver.Driver) driver.Driver {
+		return newrelic.InstrumentSQLDriver(d, newrelic.SQLDriverSegmentBuilder{})
+	},
+}
+
+// connectors wrap a connector.
+var connectors = map[string]func(driver.Connector) *sql.DB{
+	"XSAM/otelsql": func(c driver.Connector) *sql.DB { return xsam.OpenDB(c) },
+	"uptrace":      func(c driver.Connector) *sql.DB { return uptrace.OpenDB(c) },
+	"ocsql":        func(c driver.Connector) *sql.DB { return sql.OpenDB(ocsql.WrapConnector(c)) },
+	"newrelic": func(c driver.Connector) *sql.DB {
+		return sql.OpenDB(newrelic.InstrumentSQLConnector(c, newrelic.SQLDriverSegmentBuilder{}))
+	},
+}
+
+// whole open a pool of a driver by themselves.
+var whole = map[string]func(dsn string, d driver.Driver) *sql.DB{
+	"sqldb-logger": func(dsn string, d driver.Driver) *sql.DB { return sqldblogger.OpenDriver(dsn, d, noLog{}) },
+}
+
+// registered counts the names that were given to database/sql.
+var registered atomic.Int32
+
+// Found checks that internal/dialect finds the driver, opened by its name and below each wrapper, and returns how many
+// pools were asked.
+func (d Driver) Found(t *testing.T) (pools int) {
+	t.Helper()
+	asks := func(how string, db *sql.DB, err error) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s, %s: %v", d.Name, how, err)
+			return
+		}
+		defer db.Close()
+		pools++
+		if got := dialect.Of(db); got != d.Want {
+			t.Errorf("%s, %s: got %d, want %d; its driver is a %T", d.Name, how, got, d.Want, db.Driver())
+		}
+	}
+	db, err := sql.Open(d.Name, d.DSN)
+	if err != nil {
+		t.Errorf("%s: %v", d.Name, err)
+		return 0
+	}
+	named := db.Driver()
+	asks("as it is", db, nil)
+	for how, wrap := range wrappers {
+		wrapped := wrap(named)
+		name := fmt.Sprint("wrapped ", registered.Add(1))
+		sql.Register(name, wrapped)
+		db, err := sql.Open(name, d.DSN)
+		asks(how, db, err)
+		asks(how+" below sqlmw", sql.OpenDB(byDSN{d.DSN, sqlmw.Driver(wrapped, sqlmw.NullInterceptor{})}), nil)
+	}
+	for how, open := range whole {
+		asks(how, open(d.DSN, named), nil)
+	}
+	for how, open := range connectors {
+		c, err := d.connector(named)
+		if err != nil {
+			t.Errorf("%s: %v", d.Name, err)
+			continue
+		}
+		asks("the connector of "+how, open(c), nil)
+	}
+	return pools
+}
+
+// connector returns what database/sql opens connections of the driver with.
+func (d Driver) connector(of driver.Driver) (driver.Connector, error) {
+	if of, ok := of.(driver.DriverContext); ok {
+		return of.OpenConnector(d.DSN)
+	}
+	return byDSN{d.DSN, of}, nil
+}
+
+// byDSN is database/sql's connector for a driver that has none.
+type byDSN struct {
+	dsn string
+	d   driver.Driver
+}
+
+func (c byDSN) Connect(context.Context) (driver.Conn, error) { return c.d.Open(c.dsn) }
+func (c byDSN) Driver() driver.Driver                        { return c.d }
+
+// noLog is a logger.
+type noLog struct{}
+
+func (noLog) Log(context.Context, sqldblogger.Level, string, map[string]any) {}
