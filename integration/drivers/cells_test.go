@@ -268,7 +268,7 @@ func TestCells(t *testing.T) {
 		sqlServerEngine("SQL Server", "sqlserver.txt", false),
 		sqlServerEngine("SQL Server, XACT_ABORT", "sqlserver_xact_abort.txt", true),
 		oracleEngine("Oracle, go-ora", goOraDriver, goOra),
-		oracleEngine("Oracle, godror", godrorDriver, godrorError),
+		oracleEngine("Oracle, godror", godrorDriver, func(code int) error { return godrorError(code) }),
 		duckDBEngine(),
 	} {
 		t.Run(e.name, e.run)

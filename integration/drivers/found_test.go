@@ -31,11 +31,7 @@ func TestFound(t *testing.T) {
 	} {
 		pools += d.Found(t)
 	}
-	if pools != 11*poolsOfDriver {
+	if pools != 11*check.Pools {
 		t.Errorf("%d pools were asked", pools)
 	}
 }
-
-// poolsOfDriver is how often each driver is opened: as it is, by seven wrappers of drivers alone and below another one,
-// by a logger, and by four wrappers of connectors.
-const poolsOfDriver = 1 + 2*7 + 1 + 4

@@ -5,13 +5,11 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"unsafe"
 
 	"github.com/godror/godror"
 	goora "github.com/sijms/go-ora/v2"
@@ -37,13 +35,8 @@ type oracle struct {
 // goOra makes the error of github.com/sijms/go-ora.
 func goOra(code int) error { return &network.OracleError{ErrCode: code} }
 
-// godrorError makes that of github.com/godror/godror, which only Oracle's own library makes.
-func godrorError(code int) error {
-	e := &godror.OraErr{}
-	f := reflect.ValueOf(e).Elem().FieldByName("code")
-	reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().SetInt(int64(code))
-	return e
-}
+// godrorError makes that of github.com/godror/godror.
+func godrorError(code int) *godror.OraErr { return set(&godror.OraErr{}, "code", code) }
 
 // godrorDriver is the driver as it registers itself.
 func godrorDriver(t *testing.T) driver.Driver {

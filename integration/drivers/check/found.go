@@ -12,7 +12,6 @@ import (
 	"contrib.go.opencensus.io/integrations/ocsql"
 	xsam "github.com/XSAM/otelsql"
 	"github.com/luna-duclos/instrumentedsql"
-	"github.com/newrelic/go-agent/v3/newrelic"
 	"github.com/ngrok/sqlmw"
 	"github.com/qustavo/sqlhooks/v2"
 	sqldblogger "github.com/simukti/sqldb-logger"
@@ -36,9 +35,6 @@ var wrappers = map[string]func(driver.Driver) driver.Driver{
 	"instrumentedsql": func(d driver.Driver) driver.Driver { return instrumentedsql.WrapDriver(d) },
 	"ocsql":           func(d driver.Driver) driver.Driver { return ocsql.Wrap(d) },
 	"sqlhooks":        func(d driver.Driver) driver.Driver { return sqlhooks.Wrap(d, nil) },
-	"newrelic": func(d driver.Driver) driver.Driver {
-		return newrelic.InstrumentSQLDriver(d, newrelic.SQLDriverSegmentBuilder{})
-	},
 }
 
 // connectors wrap a connector.
@@ -46,9 +42,6 @@ var connectors = map[string]func(driver.Connector) *sql.DB{
 	"XSAM/otelsql": func(c driver.Connector) *sql.DB { return xsam.OpenDB(c) },
 	"uptrace":      func(c driver.Connector) *sql.DB { return uptrace.OpenDB(c) },
 	"ocsql":        func(c driver.Connector) *sql.DB { return sql.OpenDB(ocsql.WrapConnector(c)) },
-	"newrelic": func(c driver.Connector) *sql.DB {
-		return sql.OpenDB(newrelic.InstrumentSQLConnector(c, newrelic.SQLDriverSegmentBuilder{}))
-	},
 }
 
 // whole open a pool of a driver by themselves.
@@ -59,39 +52,26 @@ var whole = map[string]func(dsn string, d driver.Driver) *sql.DB{
 // registered counts the names that were given to database/sql.
 var registered atomic.Int32
 
+// Pools is how many pools Found asks of each driver: as it is, by six wrappers of drivers alone and below another one, by a
+// logger, and by three wrappers of connectors.
+const Pools = 1 + 2*6 + 1 + 3
+
 // Found checks that internal/dialect finds the driver, opened by its name and below each wrapper, and returns how many
 // pools were asked.
 func (d Driver) Found(t *testing.T) (pools int) {
 	t.Helper()
-	asks := func(how string, db *sql.DB, err error) {
-		t.Helper()
-		if err != nil {
-			t.Errorf("%s, %s: %v", d.Name, how, err)
-			return
-		}
-		defer db.Close()
-		pools++
-		if got := dialect.Of(db); got != d.Want {
-			t.Errorf("%s, %s: got %d, want %d; its driver is a %T", d.Name, how, got, d.Want, db.Driver())
-		}
-	}
 	db, err := sql.Open(d.Name, d.DSN)
 	if err != nil {
 		t.Errorf("%s: %v", d.Name, err)
 		return 0
 	}
 	named := db.Driver()
-	asks("as it is", db, nil)
+	pools += d.Asks(t, "as it is", db)
 	for how, wrap := range wrappers {
-		wrapped := wrap(named)
-		name := fmt.Sprint("wrapped ", registered.Add(1))
-		sql.Register(name, wrapped)
-		db, err := sql.Open(name, d.DSN)
-		asks(how, db, err)
-		asks(how+" below sqlmw", sql.OpenDB(byDSN{d.DSN, sqlmw.Driver(wrapped, sqlmw.NullInterceptor{})}), nil)
+		pools += d.Below(t, how, named, wrap)
 	}
 	for how, open := range whole {
-		asks(how, open(d.DSN, named), nil)
+		pools += d.Asks(t, how, open(d.DSN, named))
 	}
 	for how, open := range connectors {
 		c, err := d.connector(named)
@@ -99,9 +79,33 @@ func (d Driver) Found(t *testing.T) (pools int) {
 			t.Errorf("%s: %v", d.Name, err)
 			continue
 		}
-		asks("the connector of "+how, open(c), nil)
+		pools += d.Asks(t, "the connector of "+how, open(c))
 	}
 	return pools
+}
+
+// Below checks that the driver is found below a wrapper, and below that one in another.
+func (d Driver) Below(t *testing.T, how string, named driver.Driver, wrap func(driver.Driver) driver.Driver) (pools int) {
+	t.Helper()
+	wrapped := wrap(named)
+	name := fmt.Sprint("wrapped ", registered.Add(1))
+	sql.Register(name, wrapped)
+	db, err := sql.Open(name, d.DSN)
+	if err != nil {
+		t.Errorf("%s, %s: %v", d.Name, how, err)
+		return 0
+	}
+	return d.Asks(t, how, db) + d.Asks(t, how+" below sqlmw", sql.OpenDB(byDSN{d.DSN, sqlmw.Driver(wrapped, sqlmw.NullInterceptor{})}))
+}
+
+// Asks checks what is found in a pool, which it closes.
+func (d Driver) Asks(t *testing.T, how string, db *sql.DB) (pools int) {
+	t.Helper()
+	defer db.Close()
+	if got := dialect.Of(db); got != d.Want {
+		t.Errorf("%s, %s: got %d, want %d; its driver is a %T", d.Name, how, got, d.Want, db.Driver())
+	}
+	return 1
 }
 
 // connector returns what database/sql opens connections of the driver with.
