@@ -22,6 +22,7 @@ type sqlServer struct {
 	// xactAbort is SET XACT_ABORT ON: an error of a statement rolls the transaction back
 	// (https://learn.microsoft.com/sql/t-sql/statements/set-xact-abort-transact-sql).
 	xactAbort bool
+	waiting   chan struct{} // closed when a statement waits
 
 	mu     sync.Mutex
 	stored []string
@@ -56,18 +57,6 @@ func (s *sqlServer) Stored() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.stored, " ")
-}
-
-// asked returns how often a statement was sent that begins with prefix.
-func (s *sqlServer) asked(prefix string) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, text := range s.log {
-		if strings.HasPrefix(text, prefix) {
-			n++
-		}
-	}
-	return n
 }
 
 // next sets what becomes of the next COMMIT.
@@ -244,6 +233,7 @@ func (m *mssqlSession) batch(r *reply, text string) {
 	case text == "select 1;": // the driver's Ping
 	case text == "WAITFOR DELAY '01:00'":
 		r.waits = true
+		close(m.s.waiting)
 		return
 	// https://learn.microsoft.com/sql/t-sql/functions/xact-state-transact-sql
 	case text == "SELECT XACT_STATE()":
