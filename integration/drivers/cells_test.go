@@ -169,7 +169,10 @@ func (c cell) happen(t *testing.T, ctx context.Context, e engine, w world, ev ev
 		if !inside && e.savepoints {
 			t.Errorf("no savepoint: %v", err)
 		}
-		if !inside && !e.savepoints {
+		if !e.savepoints {
+			if inside || err == nil || !strings.Contains(err.Error(), "has no savepoints") {
+				t.Errorf("a savepoint: %v", err)
+			}
 			err = happen(ctx) // the transaction lives
 		}
 	} else {

@@ -90,6 +90,7 @@ func TestErrors(t *testing.T) {
 		{"unique", &firebirdsql.FbError{GDSCodes: []int{335544665}, SQLCode: -803, SQLState: "23000"}, Answer},
 		{"no such transaction", &firebirdsql.FbError{GDSCodes: []int{335544332}, SQLCode: -901, SQLState: "25000"}, Gone},
 		{"no such savepoint", &firebirdsql.FbError{GDSCodes: []int{335544820}, SQLState: "3B001"}, Gone},
+		{"no such savepoint, without a state", &firebirdsql.FbError{GDSCodes: []int{335544820}}, Gone},
 		{"connection lost", &firebirdsql.FbError{GDSCodes: []int{335544721}, SQLState: "08006"}, Lost},
 		{"shutdown", &firebirdsql.FbError{GDSCodes: []int{335544528}, SQLState: "HY000"}, Answer},
 
@@ -114,7 +115,7 @@ func TestErrors(t *testing.T) {
 	for _, r := range rows {
 		r.want.Read(t, r.name, r.err)
 	}
-	if len(rows) != 82 {
+	if len(rows) != 83 {
 		t.Errorf("%d rows", len(rows))
 	}
 }
