@@ -273,6 +273,9 @@ func TestCells(t *testing.T) {
 		oracleEngine("Oracle, go-ora", goOraDriver, goOra),
 		oracleEngine("Oracle, godror", godrorDriver, func(code int) error { return godrorError(code) }),
 		duckDBEngine(),
+		sqliteEngine("libSQL", "libsql.txt", "libsql", ""),
+		sqliteEngine("SQLite, ncruces", "sqlite.txt", "sqlite3", "?_pragma=synchronous(0)"),
+		sqliteEngine("SQLite, glebarez", "sqlite.txt", "sqlite", "?_pragma=synchronous(0)"),
 	} {
 		t.Run(e.name, e.run)
 	}

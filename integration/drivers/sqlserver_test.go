@@ -315,9 +315,13 @@ func sqlServerEngine(name, file string, xactAbort bool) engine {
 	}}
 }
 
-// then422 runs a statement and is a failure that is no error of the database.
-func then422(query string) func(context.Context, run) error {
+// then422 runs statements and is a failure that is no error of the database.
+func then422(queries ...string) func(context.Context, run) error {
 	return func(ctx context.Context, run run) error {
-		return errors.Join(run(ctx, query), sqlreq.Errorf(422, "no"))
+		var err error
+		for _, query := range queries {
+			err = errors.Join(err, run(ctx, query))
+		}
+		return errors.Join(err, sqlreq.Errorf(422, "no"))
 	}
 }

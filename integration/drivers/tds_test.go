@@ -67,21 +67,34 @@ func serveTDS(t *testing.T, open func() sqlSession) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	t.Cleanup(running.Wait)
-	t.Cleanup(func() { l.Close() })
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex
+		conns   []net.Conn
+	)
 	running.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			t.Cleanup(func() { c.Close() })
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
 			running.Go(func() {
 				defer c.Close()
 				serveConn(t, c, open())
 			})
 		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range conns { // a test that has failed may have left a transaction open
+			c.Close()
+		}
+		mu.Unlock()
+		running.Wait()
 	})
 	return l.Addr().String()
 }

@@ -103,6 +103,7 @@ func TestErrorsOfOtherEngines(t *testing.T) {
 		{"CockroachDB result is ambiguous", sqlState("40003"), nothing},
 
 		{"SQLite's words, its code hidden", errors.New("cannot rollback - no transaction is active"), gone},
+		{"libSQL's words about a savepoint", errors.New("failed to execute query RELEASE SAVEPOINT a\nerror code = 2: Error executing statement: SQLite failure: `no such savepoint: a`"), gone},
 	}
 	for _, n := range []int{28, 1012, 1033, 1034, 1089, 3113, 3114, 3135, 12528, 12537, 25405} {
 		rows = append(rows,
