@@ -107,16 +107,23 @@ var (
 		41301, 41302, 41305, 41325, // memory-optimized tables: dependency failed, write conflict, two validations
 		41839, // too many dependencies
 	}
-	sqlServerEnds = []int32{1205, 3960, 41302}
-	sqlServerGone = []int32{3902, 3903} // COMMIT, ROLLBACK without a BEGIN TRANSACTION
+	sqlServerEnds = []int32{1205, 3960, 41302,
+		3998} // what an error made uncommittable was rolled back at the end of the batch
+	sqlServerGone = []int32{3902, 3903, 628, // COMMIT, ROLLBACK, SAVE TRANSACTION without a BEGIN TRANSACTION
+		6401} // no such savepoint
 )
 
 // sqlServerFatal is the class from which the server closes the connection
 // (https://learn.microsoft.com/sql/relational-databases/errors-events/database-engine-error-severities).
 const sqlServerFatal = 20
 
-// readSQLServer reads github.com/microsoft/go-mssqldb's Error.
-func readSQLServer(c *code, err error, _ reflect.Value) {
+// readSQLServer reads github.com/microsoft/go-mssqldb's Error, and two of its types that say that the connection is lost:
+// the server severs it, whatever the class, or the answer cannot be read.
+func readSQLServer(c *code, err error, v reflect.Value) {
+	if name := v.Type().Name(); name == "ServerError" || name == "StreamError" {
+		c.broken = true
+		return
+	}
 	e, ok := err.(interface {
 		SQLErrorNumber() int32
 		SQLErrorClass() uint8
@@ -136,6 +143,7 @@ func readSQLServer(c *code, err error, _ reflect.Value) {
 const (
 	oracleDeadlock       = 60
 	oracleCantSerialize  = 8177
+	oracleNoSavepoint    = 1086
 	oracleSessionKilled  = 28
 	oracleNotLoggedOn    = 1012
 	oracleStarting       = 1033
@@ -163,6 +171,8 @@ func readOracle(c *code, err error, v reflect.Value) {
 	switch n {
 	case oracleDeadlock, oracleCantSerialize:
 		c.conflict = true
+	case oracleNoSavepoint: // a commit has erased it, DDL's for instance
+		c.notOpen = true
 	case oracleSessionKilled, oracleNotLoggedOn, oracleStarting, oracleNotThere, oracleShuttingDown, oracleEndOfFile,
 		oracleNotConnected, oracleContactLost, oracleNewConnections, oracleClosed, oracleFailover:
 		c.broken = true
@@ -203,8 +213,12 @@ func readDuckDB(c *code, err error, v reflect.Value) {
 	c.ends = true
 }
 
-// firebirdGone is isc_bad_trans_handle: no such transaction.
-const firebirdGone = 335544332
+// Codes of Firebird (https://firebirdsql.org/file/documentation/html/en/refdocs/fblangref50/firebird-50-language-reference.html,
+// appendix "Exception Codes and Messages").
+const (
+	firebirdGone        = 335544332 // isc_bad_trans_handle: no such transaction
+	firebirdNoSavepoint = 335544820 // isc_invalid_savepoint
+)
 
 // readFirebird reads github.com/nakagami/firebirdsql's FbError.
 func readFirebird(c *code, _ error, v reflect.Value) {
@@ -218,7 +232,8 @@ func readFirebird(c *code, _ error, v reflect.Value) {
 	if codes.Kind() == reflect.Slice && codes.Type().Elem().Kind() == reflect.Int {
 		c.reply = codes.Len() > 0
 		for i := range codes.Len() {
-			c.notOpen = c.notOpen || codes.Index(i).Int() == firebirdGone
+			n := codes.Index(i).Int()
+			c.notOpen = c.notOpen || n == firebirdGone || n == firebirdNoSavepoint
 		}
 	}
 }

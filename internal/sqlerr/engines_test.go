@@ -48,13 +48,19 @@ func TestErrorsOfOtherEngines(t *testing.T) {
 		{"SQL Server class 20", mssql.Error{Number: 4014, Class: 20}, lostReply},
 		{"SQL Server COMMIT without a transaction", mssql.Error{Number: 3902, Class: 16}, gone},
 		{"SQL Server ROLLBACK without a transaction", mssql.Error{Number: 3903, Class: 16}, gone},
+		{"SQL Server SAVE TRANSACTION without a transaction", mssql.Error{Number: 628, Class: 16}, gone},
+		{"SQL Server no such savepoint", mssql.Error{Number: 6401, Class: 16}, gone},
+		{"SQL Server rolled back what could not be committed", mssql.Error{Number: 3998, Class: 16}, answerEnds},
+		{"SQL Server's connection is severed", mssql.ServerError{Inner: mssql.Error{Number: 3314, Class: 17}}, lostReply},
 		{"SQL Server's words", errors.New("mssql: The transaction manager does not have an active transaction."), gone},
 		{"SQL Server without a number", mssql.Error{}, nothing},
-		{"SQL Server's stream", mssql.StreamError{}, nothing},
+		{"SQL Server's stream", mssql.StreamError{}, lostReply},
 
 		{"Oracle can't serialize", &network.OracleError{ErrCode: 8177}, retry},
 		{"Oracle deadlock", &network.OracleError{ErrCode: 60}, retry},
 		{"Oracle unique", &network.OracleError{ErrCode: 1}, answer},
+		{"Oracle no such savepoint", &network.OracleError{ErrCode: 1086}, gone},
+		{"godror no such savepoint", &godror.OraErr{Num: 1086}, gone},
 		{"Oracle without a code", &network.OracleError{}, nothing},
 		{"Oracle, a field of another type", network.Other{ErrCode: "60"}, nothing},
 		{"Oracle, no struct", network.Text("60"), nothing},
@@ -86,6 +92,8 @@ func TestErrorsOfOtherEngines(t *testing.T) {
 		{"Firebird without a state", &firebirdsql.FbError{GDSCodes: []int{335544665}}, answer},
 		{"Firebird connection lost", &firebirdsql.FbError{SQLState: "08006", GDSCodes: []int{335544721}}, lostReply},
 		{"Firebird no such transaction", &firebirdsql.FbError{SQLState: "08003", GDSCodes: []int{335544332}}, verdict{ends: true, unreachable: true, gone: true}},
+		{"Firebird no such savepoint", &firebirdsql.FbError{SQLState: "3B001", GDSCodes: []int{335544820}}, gone},
+		{"Firebird no such savepoint, without a state", &firebirdsql.FbError{GDSCodes: []int{335544820}}, gone},
 		{"Firebird without anything", &firebirdsql.FbError{}, nothing},
 		{"Firebird, fields of other types", firebirdsql.Other{GDSCodes: []string{"335544332"}, SQLState: 40001}, nothing},
 		{"Firebird, no struct", firebirdsql.Text("40001"), nothing},
@@ -95,6 +103,7 @@ func TestErrorsOfOtherEngines(t *testing.T) {
 		{"CockroachDB result is ambiguous", sqlState("40003"), nothing},
 
 		{"SQLite's words, its code hidden", errors.New("cannot rollback - no transaction is active"), gone},
+		{"libSQL's words about a savepoint", errors.New("failed to execute query RELEASE SAVEPOINT a\nerror code = 2: Error executing statement: SQLite failure: `no such savepoint: a`"), gone},
 	}
 	for _, n := range []int{28, 1012, 1033, 1034, 1089, 3113, 3114, 3135, 12528, 12537, 25405} {
 		rows = append(rows,

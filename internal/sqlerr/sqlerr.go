@@ -216,6 +216,7 @@ func read(err error) (c code) {
 	try(func() {
 		words := text(err)
 		if strings.Contains(words, "no transaction is active") || // SQLite, by drivers that hide its code; DuckDB
+			strings.Contains(words, "no such savepoint") || // the same
 			strings.Contains(words, "does not have an active transaction") { // SQL Server
 			c.notOpen = true
 		}

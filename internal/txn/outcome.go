@@ -182,9 +182,19 @@ func (s *Slot) commit(e *ending) {
 	}
 }
 
+// tellsByRollback reports whether Guard has nothing to ask before ROLLBACK, the end that e is.
+func (s *Slot) tellsByRollback(e *ending) bool {
+	if !s.guarded || e.refused || s.engine.CommitCheck() != "" { // the answer to ROLLBACK tells, where COMMIT's does not
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vanished && s.engine.StateQuery() != "" // of which transaction the state is, the query does not tell
+}
+
 // rollBack sends ROLLBACK, after Guard's check.
 func (s *Slot) rollBack(e *ending) {
-	if !s.guarded || e.refused || s.engine.CommitCheck() != "" { // the answer to ROLLBACK tells, where COMMIT's does not
+	if s.tellsByRollback(e) {
 		if s.send(e, sentRollback); s.test != nil && (e.answer == gone || e.answer == lost) {
 			markDead(s.test.tx, e.err)
 		}

@@ -21,7 +21,16 @@ func (e Error) SQLErrorNumber() int32 { return e.Number }
 // SQLErrorClass returns the severity.
 func (e Error) SQLErrorClass() uint8 { return e.Class }
 
-// StreamError is another error of the driver's, without a number.
+// ServerError is the driver's for an error after which the server severs the connection.
+type ServerError struct{ Inner Error }
+
+// Error says nothing.
+func (ServerError) Error() string { return "server" }
+
+// Unwrap returns the server's error.
+func (e ServerError) Unwrap() error { return e.Inner }
+
+// StreamError is the driver's for an answer that it cannot read.
 type StreamError struct{}
 
 // Error says nothing.
