@@ -46,12 +46,13 @@ type asked struct{ *scope }
 
 func (a asked) Unit() repeat.Unit { return a.unit }
 
-func (a asked) Begin(ctx context.Context, key string) error {
+func (a asked) Begin(ctx context.Context, key string) (repeat.Engine, error) {
 	o, err := Key(key).begin(ctx, txn.ForStatement, nil)
-	if err == nil {
-		o.Done()
+	if err != nil {
+		return 0, err
 	}
-	return err
+	defer o.Done()
+	return o.Engine(), nil
 }
 
 func (a asked) HasErrorHandler() bool { return a.access.reg.ErrorHandler != nil }

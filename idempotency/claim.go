@@ -19,7 +19,8 @@ type claim struct {
 	ctx    context.Context             // of the claim, for what follows a Rollback
 	write  func(context.Context) error // writes the record
 	flight flight
-	scope  any // of id, as arguments of the statements
+	sql    *statements // of the table; set by take, as what follows
+	scope  any         // of id, as arguments of the statements
 	key    any
 
 	mu         sync.Mutex // guards what follows
@@ -31,14 +32,18 @@ type claim struct {
 }
 
 func newClaim(ctx context.Context, o *Once, id recordID, unit repeat.Unit) claim {
-	return claim{once: o, id: id, ctx: ctx, flight: flight{id: id, unit: unit}, scope: o.Dialect.text(id.scope), key: o.Dialect.text(id.key)}
+	return claim{once: o, id: id, ctx: ctx, flight: flight{id: id, unit: unit}}
 }
 
 // take inserts the row. If there is one already it returns that, or ErrInProgress if
 // its transaction does not end in time. The transaction is begun apart: how long that
 // may take is another matter.
 func (c *claim) take(most time.Duration) (*row, error) {
-	if err := repeat.Of(c.ctx).Begin(c.ctx, string(c.once.database())); err != nil {
+	engine, err := repeat.Of(c.ctx).Begin(c.ctx, string(c.once.database()))
+	if err == nil {
+		err = c.speak(engine)
+	}
+	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, max(most, c.once.wait()/10)) // the last moment of a wait is no time for a statement
@@ -56,6 +61,16 @@ func (c *claim) take(most time.Duration) (*row, error) {
 	return nil, ErrInProgress
 }
 
+// speak chooses the dialect: with a Route each pool may have another.
+func (c *claim) speak(engine repeat.Engine) error {
+	d, err := c.once.Dialect.on(engine)
+	if err != nil {
+		return fmt.Errorf("idempotency: key %q: %w", c.once.database(), err)
+	}
+	c.sql, c.scope, c.key = &c.once.sql[d], d.text(c.id.scope), d.text(c.id.key)
+	return nil
+}
+
 // waited makes the error of a statement that has waited in vain ErrInProgress.
 func (c *claim) waited(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || c.ctx.Err() != nil {
@@ -67,7 +82,7 @@ func (c *claim) waited(ctx context.Context, err error) error {
 // insert reports whether the row is a new one.
 func (c *claim) insert(ctx context.Context) (first bool, err error) {
 	o := c.once
-	n, err := affected(o.database().ExecContext(ctx, o.sql.insert, c.scope, c.key, c.id.kind, time.Now().Unix()))
+	n, err := affected(o.database().ExecContext(ctx, c.sql.insert, c.scope, c.key, c.id.kind, time.Now().Unix()))
 	if err != nil {
 		return false, fmt.Errorf("idempotency: insert the key into %s: %w", o.table(), err)
 	}
@@ -84,7 +99,7 @@ func affected(result sql.Result, err error) (int64, error) {
 // read returns the row that is there, nil if there is none.
 func (c *claim) read(ctx context.Context) (*row, error) {
 	o, r := c.once, new(row)
-	err := o.database().QueryRowContext(ctx, o.sql.read, c.scope, c.key, c.id.kind).
+	err := o.database().QueryRowContext(ctx, c.sql.read, c.scope, c.key, c.id.kind).
 		Scan(&r.status, &r.fingerprint, &r.header, &r.body)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -169,7 +184,7 @@ func (c *claim) record() error {
 		return nil
 	}
 	if !gone && !db.Begun(c.ctx) {
-		if err := repeat.Of(c.ctx).Begin(c.ctx, string(db)); err != nil {
+		if _, err := repeat.Of(c.ctx).Begin(c.ctx, string(db)); err != nil {
 			return err
 		}
 	}
@@ -196,7 +211,7 @@ func (c *claim) noteWritten() {
 func (c *claim) update(ctx context.Context, r row) error {
 	c.noteWritten()
 	o := c.once
-	n, err := affected(o.database().ExecContext(ctx, o.sql.update, r.status, r.fingerprint, r.header, r.body,
+	n, err := affected(o.database().ExecContext(ctx, c.sql.update, r.status, r.fingerprint, r.header, r.body,
 		c.scope, c.key, c.id.kind))
 	switch {
 	case err != nil:

@@ -8,9 +8,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sqlreq/sqlreq/internal/repeat"
 )
 
-// Dialect is how a database wants its statements.
+// Dialect is how a database wants its statements. The zero Dialect is the one that the
+// driver of the database tells: see Once.Dialect.
 type Dialect int
 
 const (
@@ -20,6 +23,25 @@ const (
 )
 
 func (d Dialect) valid() bool { return d >= SQLite && d <= MySQL }
+
+// on returns d if it was chosen, otherwise the dialect of a database's engine.
+func (d Dialect) on(e repeat.Engine) (Dialect, error) {
+	if d != 0 {
+		return d, nil
+	}
+	switch e.Speaks() {
+	case repeat.SQLite:
+		return SQLite, nil
+	case repeat.PostgreSQL:
+		return PostgreSQL, nil
+	case repeat.MySQL:
+		return MySQL, nil
+	}
+	if name := e.Name(); name != "" {
+		return 0, fmt.Errorf("there is no dialect for %s; keep the work, and with it the record, in SQLite, PostgreSQL or MySQL, and name that in Once.Database, or set Once.Dialect if this takes the SQL of one of these", name)
+	}
+	return 0, errors.New("the driver does not tell which dialect the database speaks; set Once.Dialect to SQLite, PostgreSQL or MySQL")
+}
 
 const defaultTable = "idempotency_keys"
 
@@ -108,7 +130,7 @@ func (d Dialect) text(s string) any {
 // negative: answered, but not kept), fingerprint, header and body (bytes, may be NULL).
 func (d Dialect) Schema(table string) []string {
 	if !d.valid() {
-		panic("idempotency: Schema of a Dialect that is not SQLite, PostgreSQL or MySQL")
+		panic("idempotency: Schema of a Dialect that is not SQLite, PostgreSQL or MySQL; only a database can tell what the zero Dialect is: see CreateTable")
 	}
 	if table == "" {
 		table = defaultTable
@@ -139,10 +161,24 @@ func createTable(table, text, small, big, integer, fingerprint, header, body, mo
 		table, text, small, big, integer, fingerprint, header, body, more)
 }
 
-// CreateTable creates the table and its index where they do not exist.
+// dialectOf returns the dialect of a pool, and what was to be done in the error.
+func (o *Once) dialectOf(db *sql.DB, what string) (Dialect, error) {
+	d, err := o.Dialect.on(repeat.EngineOf(db))
+	if err != nil {
+		return 0, fmt.Errorf("idempotency: %s the table %s: %w", what, o.table(), err)
+	}
+	return d, nil
+}
+
+// CreateTable creates the table and its index where they do not exist. It returns an
+// error where Once.Dialect is zero and the driver tells of none.
 func (o *Once) CreateTable(ctx context.Context, db *sql.DB) error {
 	o.prepare()
-	for _, query := range o.Dialect.Schema(o.table()) {
+	d, err := o.dialectOf(db, "create")
+	if err != nil {
+		return err
+	}
+	for _, query := range d.Schema(o.table()) {
 		if _, err := db.ExecContext(ctx, query); err != nil {
 			return fmt.Errorf("idempotency: create the table %s: %w", o.table(), err)
 		}
@@ -159,9 +195,13 @@ func (o *Once) Clean(ctx context.Context, db *sql.DB, age time.Duration) (int64,
 	if age < 0 {
 		return 0, errors.New("idempotency: Clean of a negative age; it is how old a record may become")
 	}
+	d, err := o.dialectOf(db, "clean")
+	if err != nil {
+		return 0, err
+	}
 	before := time.Now().Add(-age).Unix()
 	for total := int64(0); ; {
-		result, err := db.ExecContext(ctx, o.sql.clean, before)
+		result, err := db.ExecContext(ctx, o.sql[d].clean, before)
 		if err != nil {
 			return total, fmt.Errorf("idempotency: clean the table %s: %w", o.table(), err)
 		}

@@ -3,7 +3,7 @@
 // package sqlreq, so that both are there or neither is. There is no lease and no second
 // commit: a server that is killed in between leaves nothing behind.
 //
-//	once := &idempotency.Once{Dialect: idempotency.PostgreSQL, Scope: userID}
+//	once := &idempotency.Once{Scope: userID}
 //	mux.Handle("POST /orders", once.Handler(createOrder))
 //	http.ListenAndServe(addr, reg.Middleware(mux))
 //
@@ -19,6 +19,14 @@
 // Another request with a used key (method, path, query or body) is answered with 422.
 // The answers 307 and 308 roll back: they tell the client to send the same request
 // elsewhere.
+//
+// # Databases
+//
+// The work is in a database that speaks the SQL of SQLite, PostgreSQL or MySQL; the
+// driver tells which: see Once.Dialect. There is no dialect for SQL Server, Oracle, DuckDB and
+// others. It would need an INSERT that waits for another transaction's row with the same
+// key and then tells, without an error, that it is there; a SELECT that sees that row as
+// it is committed; and columns that are compared byte by byte.
 //
 // # What it does not do
 //

@@ -15,5 +15,6 @@ func (t *Transport) Sleep(fn func(context.Context, time.Duration) error) { t.sle
 // Statements returns those of the table.
 func (o *Once) Statements() (insert, read, update, clean string) {
 	o.prepare()
-	return o.sql.insert, o.sql.read, o.sql.update, o.sql.clean
+	s := o.sql[o.Dialect]
+	return s.insert, s.read, s.update, s.clean
 }

@@ -140,19 +140,20 @@ func TestMistakesPanic(t *testing.T) {
 	valid := idempotency.Once{Dialect: idempotency.SQLite, Scope: noScope}
 	h := http.NotFoundHandler()
 	cases := map[string]func(){
-		"Dialect":  func() { (&idempotency.Once{Scope: noScope}).Handler(h) },
-		"Scope":    func() { (&idempotency.Once{Dialect: idempotency.MySQL}).Handler(h) },
-		"Header":   func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Header: "a b"}).Handler(h) },
-		"Table":    func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Table: "a-b"}).Handler(h) },
-		"the tab":  func() { idempotency.MySQL.Schema("a.b.c") },
-		"1keys":    func() { idempotency.MySQL.Schema("1keys") },
-		"a.1keys":  func() { idempotency.MySQL.Schema("a.1keys") },
-		`"a."`:     func() { idempotency.MySQL.Schema("a.") },
-		"Limit":    func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Limit: -1}).Handler(h) },
-		"Wait":     func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Wait: -1}).Handler(h) },
-		"nil":      func() { newOnce().Handler(nil) },
-		"function": func() { newOnce().Do(t.Context(), nil, "", "a", nil) },
-		"*Once":    func() { (*idempotency.Once)(nil).Handler(h) },
+		"Dialect":     func() { (&idempotency.Once{Dialect: 4, Scope: noScope}).Handler(h) },
+		"CreateTable": func() { idempotency.Dialect(0).Schema("") },
+		"Scope":       func() { (&idempotency.Once{Dialect: idempotency.MySQL}).Handler(h) },
+		"Header":      func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Header: "a b"}).Handler(h) },
+		"Table":       func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Table: "a-b"}).Handler(h) },
+		"the tab":     func() { idempotency.MySQL.Schema("a.b.c") },
+		"1keys":       func() { idempotency.MySQL.Schema("1keys") },
+		"a.1keys":     func() { idempotency.MySQL.Schema("a.1keys") },
+		`"a."`:        func() { idempotency.MySQL.Schema("a.") },
+		"Limit":       func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Limit: -1}).Handler(h) },
+		"Wait":        func() { (&idempotency.Once{Dialect: valid.Dialect, Scope: noScope, Wait: -1}).Handler(h) },
+		"nil":         func() { newOnce().Handler(nil) },
+		"function":    func() { newOnce().Do(t.Context(), nil, "", "a", nil) },
+		"*Once":       func() { (*idempotency.Once)(nil).Handler(h) },
 	}
 	for name, mistake := range cases {
 		if text, _ := sqlreqtest.Panicked(mistake).(string); !strings.HasPrefix(text, "idempotency: ") || !strings.Contains(text, name) {

@@ -19,7 +19,12 @@ import (
 // one Once for a table: it knows the keys that are in progress in this process, so that
 // repeats wait without a connection.
 type Once struct {
-	// Dialect is that of the database: SQLite, PostgreSQL or MySQL. It must be set.
+	// Dialect is that of the database: SQLite, PostgreSQL or MySQL. The zero Dialect is the
+	// one that the type of the driver tells, also below a wrapper, and for a
+	// [sqlreq.Binding] with a Route that of the pool that it has chosen. Where the driver is
+	// not known, or its database is none of the three (SQL Server, Oracle, DuckDB), CreateTable
+	// and Clean return an error that says so, and so do Do and each request with a key, as
+	// soon as the transaction has begun. One that is set is used whatever the driver is.
 	Dialect Dialect
 
 	// Scope tells who asks: the user, a tenant; not a token that is renewed. Keys of
@@ -61,8 +66,8 @@ type Once struct {
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	setUp   sync.Once
-	sql     statements // written by setUp
-	flights flights    // the keys in progress in this process
+	sql     [MySQL + 1]statements // of each Dialect that may be needed; written by setUp
+	flights flights               // the keys in progress in this process
 }
 
 // The errors of requests that are refused because of their key.
@@ -89,8 +94,8 @@ func (o *Once) prepare() {
 	switch {
 	case o == nil:
 		panic("idempotency: the *Once is nil")
-	case !o.Dialect.valid():
-		panic("idempotency: Once.Dialect is not set; choose SQLite, PostgreSQL or MySQL")
+	case o.Dialect != 0 && !o.Dialect.valid():
+		panic(fmt.Sprintf("idempotency: Once.Dialect is %d; choose SQLite, PostgreSQL or MySQL, or leave it zero and the driver tells", o.Dialect))
 	case o.Header != "" && !isToken(o.Header):
 		panic(fmt.Sprintf("idempotency: Once.Header %q is no name of a header field", o.Header))
 	case o.Limit < 0:
@@ -99,7 +104,13 @@ func (o *Once) prepare() {
 		panic("idempotency: Once.Wait is negative; 0 means 10 s")
 	}
 	checkTable("Once.Table", o.table())
-	o.setUp.Do(func() { o.sql = o.Dialect.statements(o.table()) })
+	o.setUp.Do(func() {
+		for d := SQLite; d <= MySQL; d++ {
+			if o.Dialect == 0 || o.Dialect == d {
+				o.sql[d] = d.statements(o.table())
+			}
+		}
+	})
 }
 
 func (o *Once) header() string {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -9,16 +10,17 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq/integration/conformance"
+	"github.com/sqlreq/sqlreq/integration/internal/enginetable"
 )
 
 var (
-	update      = flag.Bool("update", false, "write the table in README.md")
+	update      = flag.Bool("update", false, "write what the tests have found into README.md, docs/databases.md and testdata")
 	dsnFlag     = flag.String("dsn", "", "data source name for TestDSN")
 	driverFlag  = flag.String("driver", "pgx", "driver for TestDSN")
-	dialectFlag = flag.String("dialect", "postgresql", "dialect for TestDSN: postgresql, mysql or sqlite")
+	dialectFlag = flag.String("dialect", "postgresql", "dialect for TestDSN: postgresql, mysql, sqlite or duckdb")
 )
 
-// TestDSN runs the suite on the database of whoever calls it.
+// TestDSN runs the suite on the database of whoever calls it, and prints what it has found.
 func TestDSN(t *testing.T) {
 	if *dsnFlag == "" {
 		t.Skip("no -dsn: see README.md")
@@ -27,16 +29,21 @@ func TestDSN(t *testing.T) {
 		"postgresql": conformance.PostgreSQL,
 		"mysql":      conformance.MySQL,
 		"sqlite":     conformance.SQLite,
+		"duckdb":     conformance.DuckDB,
 	}[*dialectFlag]
 	if !ok {
-		t.Fatalf("-dialect=%s: it is postgresql, mysql or sqlite", *dialectFlag)
+		t.Fatalf("-dialect=%s: it is postgresql, mysql, sqlite or duckdb", *dialectFlag)
 	}
-	conformance.Run(t, openDSN(t, *driverFlag, *dsnFlag), dialect)
+	fmt.Print("\n", conformance.Run(t, openDSN(t, *driverFlag, *dsnFlag), dialect), "\n")
 }
 
 // TestSwitchedOffForeignKeysAreToldApart: on an SQLite whose foreign keys are switched off no check runs,
 // and the failure says what to set; with the data source name of README.md all run.
 func TestSwitchedOffForeignKeysAreToldApart(t *testing.T) {
+	found, err := os.ReadFile("testdata/found/" + enginetable.FoundFile("SQLite, modernc.org/sqlite"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	const wal = "&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"
 	for _, test := range []struct {
 		settings      string
@@ -45,6 +52,7 @@ func TestSwitchedOffForeignKeysAreToldApart(t *testing.T) {
 	}{
 		{"?_pragma=foreign_keys(0)" + wal, false, "_pragma=foreign_keys(1)", "G1_"},
 		{"?_pragma=foreign_keys(1)" + wal, true, "--- PASS: TestDSN/G1_", "_pragma=foreign_keys(1)"},
+		{"?_pragma=foreign_keys(1)" + wal, true, "\n\n" + string(found) + "\n", "failed"},
 	} {
 		cmd := osexec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDSN$", "-test.v", "-driver=sqlite", "-dialect=sqlite", "-dsn=file:"+file(t)+test.settings)
 		out, err := cmd.CombinedOutput()
@@ -54,13 +62,27 @@ func TestSwitchedOffForeignKeysAreToldApart(t *testing.T) {
 	}
 }
 
+// TestEngineTable compares the lines of docs/databases.md that are about engines which are not run, and the order.
+func TestEngineTable(t *testing.T) {
+	if err := enginetable.CompareNotRun("../docs/databases.md", *update); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestConformance runs the suite on every driver. Its results are the table in README.md.
 func TestConformance(t *testing.T) {
 	results := make(map[string][]conformance.Result)
 	complete := true
 	for _, d := range databases {
 		complete = t.Run(d.name, func(t *testing.T) {
-			results[d.name] = conformance.Run(t, d.open(t), d.dialect)
+			report := conformance.Run(t, d.open(t), d.dialect)
+			results[d.name] = report.Results
+			if n := report.LeftOut(); n != d.leftOut {
+				t.Errorf("%d checks are of what it does not have, want %d", n, d.leftOut)
+			}
+			if err := errors.Join(enginetable.Compare("../docs/databases.md", d.name, report, *update), enginetable.CompareFound("testdata/found", d.name, report, *update)); err != nil {
+				t.Error(err)
+			}
 		}) && results[d.name] != nil && complete
 	}
 	if !complete || len(databases) < 5 {
@@ -119,4 +141,20 @@ func table(results map[string][]conformance.Result) string {
 		fmt.Fprintf(&b, "%d. %s.\n", i+1, strings.ToUpper(note[:1])+note[1:])
 	}
 	return b.String()
+}
+
+// TestConflictInCommitOfSQLite: in rollback mode a reader makes COMMIT fail, where the suite's
+// files are in WAL mode.
+func TestConflictInCommitOfSQLite(t *testing.T) {
+	for driver, settings := range map[string]string{
+		"sqlite":  "?_pragma=busy_timeout(0)&_pragma=journal_mode(DELETE)",
+		"sqlite3": "?_busy_timeout=0&_journal_mode=DELETE",
+	} {
+		t.Run(driver, func(t *testing.T) {
+			report := conformance.Run(t, openDSN(t, driver, "file:"+file(t)+settings), conformance.SQLiteRollback, "a conflict in COMMIT")
+			if len(report.Results) != 1 || report.LeftOut() != 0 {
+				t.Errorf("got %+v, want one check", report.Results)
+			}
+		})
+	}
 }

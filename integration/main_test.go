@@ -27,6 +27,7 @@ type database struct {
 	driver  string
 	dsn     func(testing.TB) string
 	dialect conformance.Dialect
+	leftOut int // checks of what it does not have
 }
 
 // databases are those of the files named after the drivers.

@@ -20,5 +20,6 @@ func init() {
 			return "file:" + file(t) + "?_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)"
 		},
 		dialect: conformance.SQLite,
+		leftOut: 2,
 	})
 }

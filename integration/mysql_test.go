@@ -18,5 +18,6 @@ func init() {
 		driver:  "mysql",
 		dsn:     func(t testing.TB) string { return servers.SharedMariaDB(t).DSN },
 		dialect: conformance.MySQL,
+		leftOut: 2,
 	})
 }

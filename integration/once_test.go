@@ -31,11 +31,10 @@ func onceDialect(driver string) idempotency.Dialect {
 }
 
 // newOnce returns what a process has: a Once of its own on the same table.
-func newOnce(d database) *idempotency.Once {
-	return &idempotency.Once{
-		Dialect: onceDialect(d.driver),
-		Table:   onceTable,
-		Scope:   func(r *http.Request) (string, error) { return strings.TrimSuffix(r.Header.Get("X-User"), "|"), nil }, // a header has no blank at its end
+func newOnce(database) *idempotency.Once {
+	return &idempotency.Once{ // the Dialect is told by the driver
+		Table: onceTable,
+		Scope: func(r *http.Request) (string, error) { return strings.TrimSuffix(r.Header.Get("X-User"), "|"), nil }, // a header has no blank at its end
 	}
 }
 

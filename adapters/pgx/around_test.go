@@ -592,7 +592,7 @@ func TestOpenDB(t *testing.T) {
 // second request with the key gets the answer without a second note.
 func TestIdempotency(t *testing.T) {
 	s := newSite(t)
-	once := &idempotency.Once{Dialect: idempotency.PostgreSQL, Scope: func(*http.Request) (string, error) { return "ann", nil }}
+	once := &idempotency.Once{Scope: func(*http.Request) (string, error) { return "ann", nil }}
 	if err := once.CreateTable(context.Background(), s.db); err != nil {
 		t.Fatal(err)
 	}

@@ -1,65 +1,43 @@
 package engines
 
 import (
-	"context"
 	"database/sql"
-	"fmt"
+	"errors"
+	"flag"
 	"path/filepath"
 	"testing"
 
 	_ "github.com/duckdb/duckdb-go/v2"
 	_ "github.com/glebarez/go-sqlite"
 	_ "github.com/ncruces/go-sqlite3/driver"
-	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/integration/conformance"
+	"github.com/sqlreq/sqlreq/integration/internal/enginetable"
 )
+
+var update = flag.Bool("update", false, "write what the tests have found into docs/databases.md and testdata")
 
 // database is a way to open an engine that is embedded.
 type database struct {
 	name, driver string
 	dsn          func(file string) string
 	dialect      conformance.Dialect
+	leftOut      int // checks of what it does not have
 }
 
 var databases = []database{
-	{"DuckDB, duckdb/duckdb-go", "duckdb", func(file string) string { return file }, duckDB},
-	{"SQLite, ncruces/go-sqlite3", "sqlite3", pragmas, ncruces()},
-	{"SQLite, glebarez/go-sqlite", "sqlite", pragmas, glebarez()},
+	{"DuckDB, duckdb/duckdb-go", "duckdb", func(file string) string { return file }, conformance.DuckDB, 2},
+	{"SQLite, ncruces/go-sqlite3", "sqlite3", pragmas, conformance.SQLite, 2},
+	{"SQLite, glebarez/go-sqlite", "sqlite", pragmas, glebarez(), 2},
 }
 
 func pragmas(file string) string {
 	return "file:" + filepath.ToSlash(file) + "?_pragma=foreign_keys(1)&_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)"
 }
 
-// duckDB has no savepoints and no deferred constraints; an error aborts its transactions,
-// and two that insert the same key are told apart by COMMIT.
-var duckDB = conformance.Dialect{
-	Placeholder:  func(n int) string { return fmt.Sprintf("$%d", n) },
-	ID:           "UUID DEFAULT uuid() PRIMARY KEY",
-	NoSavepoints: true,
-	Aborts:       true,
-	Sleep:        "SELECT sum(a.range % 7 + b.range % 5) FROM range(10000000) a, range(10000000) b",
-	Refuse: func(ctx context.Context, db *sql.DB, n int32) error {
-		const insert = "INSERT INTO sqlreq_parent (id) VALUES ($1)"
-		if _, err := sqlreq.DefaultKey.ExecContext(ctx, insert, n); err != nil {
-			return err
-		}
-		_, err := db.ExecContext(ctx, insert, n)
-		return err
-	},
-}
-
-// ncruces refuses to write in a read-only transaction.
-func ncruces() conformance.Dialect {
-	d := conformance.SQLite
-	d.ReadOnly = true
-	return d
-}
-
 // glebarez looks at the context between the rows of a query only.
 func glebarez() conformance.Dialect {
 	d := conformance.SQLite
-	d.Sleep = ""
+	d.Sleep, d.Work = "", "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c WHERE n < 300000) SELECT max(n) FROM c"
 	return d
 }
 
@@ -77,8 +55,33 @@ func (d database) open(t testing.TB) *sql.DB {
 func TestConformance(t *testing.T) {
 	for _, d := range databases {
 		t.Run(d.name, func(t *testing.T) {
-			for _, r := range conformance.Run(t, d.open(t), d.dialect) {
+			report := conformance.Run(t, d.open(t), d.dialect)
+			for _, r := range report.Results {
 				t.Logf("%s %s: %s %s", r.Guarantee, r.Check, r.Verdict, r.Note)
+			}
+			if n := report.LeftOut(); n != d.leftOut {
+				t.Errorf("%d checks are of what it does not have, want %d", n, d.leftOut)
+			}
+			if err := errors.Join(enginetable.Compare("../../docs/databases.md", d.name, report, *update), enginetable.CompareFound("testdata/found", d.name, report, *update)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestConflictInCommitOfSQLite: in rollback mode a reader makes COMMIT fail, where the suite's
+// files are in WAL mode.
+func TestConflictInCommitOfSQLite(t *testing.T) {
+	for _, driver := range []string{"sqlite3", "sqlite"} {
+		t.Run(driver, func(t *testing.T) {
+			db, err := sql.Open(driver, "file:"+filepath.ToSlash(filepath.Join(t.TempDir(), "x.db"))+"?_pragma=busy_timeout(0)&_pragma=journal_mode(DELETE)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { db.Close() })
+			report := conformance.Run(t, db, conformance.SQLiteRollback, "a conflict in COMMIT")
+			if len(report.Results) != 1 || report.LeftOut() != 0 {
+				t.Errorf("got %+v, want one check", report.Results)
 			}
 		})
 	}

@@ -28,16 +28,21 @@ const (
 	Trino
 	Glebarez // SQLite
 	Ncruces  // SQLite
-	LibSQL
+	LibSQL   // SQLite
 	Rqlite
 	ClickHouse
+	Firebird
+	SQLite     // by modernc.org/sqlite, mattn/go-sqlite3 and others, whose paths are below those above
+	MySQL      // and MariaDB, TiDB, which cannot be told apart by the driver
+	PostgreSQL // and CockroachDB, likewise
 )
 
 // engine is what is known of an engine.
 type engine struct {
-	path string // a part of the package path of its drivers
-	name string // for errors
-	form form   // of savepoints
+	paths  []string // parts of the package paths of its drivers
+	name   string   // for errors
+	form   form     // of savepoints
+	speaks Dialect  // whose SQL it takes: see Speaks
 
 	ignoresReadOnly bool
 	commitCheck     string
@@ -61,22 +66,33 @@ var engines = [...]engine{
 	Standard: {},
 	// https://learn.microsoft.com/sql/t-sql/language-elements/save-transaction-transact-sql,
 	// https://learn.microsoft.com/sql/t-sql/functions/xact-state-transact-sql
-	SQLServer: {path: "mssql", name: "SQL Server", form: transactSQL, ignoresReadOnly: true, stateQuery: "SELECT XACT_STATE()"},
+	SQLServer: {paths: []string{"mssql"}, name: "SQL Server", form: transactSQL, ignoresReadOnly: true, stateQuery: "SELECT XACT_STATE()"},
 	// https://docs.oracle.com/en/database/oracle/oracle-database/19/sqlrf/SAVEPOINT.html
-	Oracle:  {path: "go-ora", name: "Oracle", form: withoutRelease, ignoresReadOnly: true, noGuard: true},
-	OracleC: {path: "godror", name: "Oracle", form: withoutRelease, noGuard: true},
+	Oracle:  {paths: []string{"go-ora"}, name: "Oracle", form: withoutRelease, ignoresReadOnly: true, noGuard: true},
+	OracleC: {paths: []string{"godror"}, name: "Oracle", form: withoutRelease, noGuard: true},
 	// https://duckdb.org/docs/stable/sql/statements/transactions
-	DuckDB:     {path: "duckdb", name: "DuckDB", form: noSavepoints, ignoresReadOnly: true, commitCheck: "SELECT 1"},
-	Spanner:    {path: "go-sql-spanner", name: "Spanner", form: noSavepoints, noGuard: true},
-	Snowflake:  {path: "gosnowflake", name: "Snowflake", form: noSavepoints, ignoresReadOnly: true, noGuard: true},
-	YDB:        {path: "ydb-go-sdk", name: "YDB", form: noSavepoints, noGuard: true},
-	Trino:      {path: "trino-go-client", name: "Trino", form: noSavepoints, noGuard: true},
-	Glebarez:   {path: "glebarez/go-sqlite", name: "SQLite by glebarez/go-sqlite", keepsRefused: true},
-	Ncruces:    {path: "ncruces/go-sqlite3", name: "SQLite by ncruces/go-sqlite3", keepsRefused: true},
-	LibSQL:     {path: "libsql", name: "libSQL", ignoresReadOnly: true, keepsRefused: true},
-	Rqlite:     {path: "gorqlite", name: "rqlite", noTransactions: true},
-	ClickHouse: {path: "clickhouse-go", name: "ClickHouse", noTransactions: true},
+	DuckDB:     {paths: []string{"duckdb"}, name: "DuckDB", form: noSavepoints, ignoresReadOnly: true, commitCheck: "SELECT 1"},
+	Spanner:    {paths: []string{"go-sql-spanner"}, name: "Spanner", form: noSavepoints, noGuard: true},
+	Snowflake:  {paths: []string{"gosnowflake"}, name: "Snowflake", form: noSavepoints, ignoresReadOnly: true, noGuard: true},
+	YDB:        {paths: []string{"ydb-go-sdk"}, name: "YDB", form: noSavepoints, noGuard: true},
+	Trino:      {paths: []string{"trino-go-client"}, name: "Trino", form: noSavepoints, noGuard: true},
+	Glebarez:   {paths: []string{"glebarez/go-sqlite"}, name: "SQLite by glebarez/go-sqlite", speaks: SQLite, keepsRefused: true},
+	Ncruces:    {paths: []string{"ncruces/go-sqlite3"}, name: "SQLite by ncruces/go-sqlite3", speaks: SQLite, keepsRefused: true},
+	LibSQL:     {paths: []string{"libsql"}, name: "libSQL", speaks: SQLite, ignoresReadOnly: true, keepsRefused: true},
+	Rqlite:     {paths: []string{"gorqlite"}, name: "rqlite", noTransactions: true},
+	ClickHouse: {paths: []string{"clickhouse-go"}, name: "ClickHouse", noTransactions: true},
+	Firebird:   {paths: []string{"firebirdsql"}, name: "Firebird"},
+	SQLite:     {paths: []string{"sqlite"}, name: "SQLite", speaks: SQLite},
+	MySQL:      {paths: []string{"mysql"}, name: "MySQL", speaks: MySQL},
+	PostgreSQL: {paths: []string{"pgx", "lib/pq"}, name: "PostgreSQL", speaks: PostgreSQL},
 }
+
+// Name returns the engine's name, "" if it is not known.
+func (d Dialect) Name() string { return engines[d].name }
+
+// Speaks returns SQLite, PostgreSQL or MySQL if the engine takes the SQL of that one for
+// what is beside savepoints, otherwise Standard.
+func (d Dialect) Speaks() Dialect { return engines[d].speaks }
 
 // IgnoresReadOnly reports whether BEGIN is to be sent without the read-only flag, which
 // the driver would refuse. Isolation levels are never left out.
@@ -199,7 +215,10 @@ var (
 
 // ofTypes returns the dialect of a driver or a connector by its type, and below a
 // wrapper by the type of what it wraps: the first field that has a driver or a connector.
+// The innermost that is known counts: a program's own wrapper may be in a package whose
+// path has the name of any engine.
 func ofTypes(v reflect.Value) Dialect {
+	d := Standard
 	for range maxWrappers {
 		for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
 			v = v.Elem()
@@ -207,13 +226,22 @@ func ofTypes(v reflect.Value) Dialect {
 		if !v.IsValid() {
 			break
 		}
-		path := v.Type().PkgPath()
-		for i, e := range engines[1:] {
-			if strings.Contains(path, e.path) {
-				return Dialect(i + 1)
-			}
+		if inner := ofPath(v.Type().PkgPath()); inner != Standard {
+			d = inner
 		}
 		v = wrapped(v)
+	}
+	return d
+}
+
+// ofPath returns the dialect of the drivers of a package.
+func ofPath(path string) Dialect {
+	for i, e := range engines {
+		for _, part := range e.paths {
+			if strings.Contains(path, part) {
+				return Dialect(i)
+			}
+		}
 	}
 	return Standard
 }

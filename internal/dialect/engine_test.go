@@ -11,15 +11,20 @@ import (
 
 	clickhousego "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/clickhouse-go"
 	duckdbgo "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/duckdb-go"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/firebirdsql"
 	glebarez "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/glebarez/go-sqlite"
 	golibsql "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-libsql"
 	gomssqldb "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-mssqldb"
 	goora "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-ora"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-sql-driver/mysql"
 	gosqlspanner "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/go-sql-spanner"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/godror"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/gorqlite"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/gosnowflake"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/lib/pq"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/modernc.org/sqlite"
 	ncruces "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/ncruces/go-sqlite3"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/pgx"
 	trinogoclient "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/trino-go-client"
 	ydbgosdk "github.com/sqlreq/sqlreq/internal/sqlreqtest/engines/ydb-go-sdk"
 )
@@ -39,6 +44,7 @@ func TestEngines(t *testing.T) {
 		points, plain, guard, inTest    string // why not
 		ignoresReadOnly, keeps, byPoint bool
 		commitCheck, state              string
+		speaks                          Dialect
 	}{
 		{driver: other{}, savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true},
 		{driver: gomssqldb.Driver{}, engine: "SQL Server", savepoint: "SAVE TRANSACTION a", rollback: "ROLLBACK TRANSACTION a", ignoresReadOnly: true, state: "SELECT XACT_STATE()"},
@@ -49,11 +55,16 @@ func TestEngines(t *testing.T) {
 		{driver: gosnowflake.Driver{}, engine: "Snowflake", points: noPoints, guard: noGuard, inTest: noTest, ignoresReadOnly: true, byPoint: true},
 		{driver: ydbgosdk.Driver{}, engine: "YDB", points: noPoints, guard: noGuard, inTest: noTest, byPoint: true},
 		{driver: trinogoclient.Driver{}, engine: "Trino", points: noPoints, guard: noGuard, inTest: noTest, byPoint: true},
-		{driver: glebarez.Driver{}, engine: "SQLite by glebarez/go-sqlite", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, byPoint: true},
-		{driver: ncruces.Driver{}, engine: "SQLite by ncruces/go-sqlite3", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, byPoint: true},
-		{driver: golibsql.Driver{}, engine: "libSQL", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, ignoresReadOnly: true, byPoint: true},
+		{driver: glebarez.Driver{}, engine: "SQLite by glebarez/go-sqlite", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, byPoint: true, speaks: SQLite},
+		{driver: ncruces.Driver{}, engine: "SQLite by ncruces/go-sqlite3", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, byPoint: true, speaks: SQLite},
+		{driver: golibsql.Driver{}, engine: "libSQL", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", keeps: true, ignoresReadOnly: true, byPoint: true, speaks: SQLite},
 		{driver: gorqlite.Driver{}, engine: "rqlite", plain: noTx, guard: noTx, inTest: noTx, savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true},
 		{driver: clickhousego.Driver{}, engine: "ClickHouse", plain: noTx, guard: noTx, inTest: noTx, savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true},
+		{driver: firebirdsql.Driver{}, engine: "Firebird", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true},
+		{driver: sqlite.Driver{}, engine: "SQLite", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true, speaks: SQLite},
+		{driver: mysql.Driver{}, engine: "MySQL", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true, speaks: MySQL},
+		{driver: pgx.Driver{}, engine: "PostgreSQL", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true, speaks: PostgreSQL},
+		{driver: pq.Driver{}, engine: "PostgreSQL", savepoint: "SAVEPOINT a", release: "RELEASE SAVEPOINT a", rollback: "ROLLBACK TO SAVEPOINT a", byPoint: true, speaks: PostgreSQL},
 	} {
 		d := Of(sql.OpenDB(connector{driver: row.driver}))
 		refused := func(what string, err error, want string) {
@@ -71,7 +82,7 @@ func TestEngines(t *testing.T) {
 				t.Errorf("%s: %q, %q, %q", engines[d].name, s, r, b)
 			}
 		}
-		if engines[d].name != row.engine || d.IgnoresReadOnly() != row.ignoresReadOnly || d.KeepsRefused() != row.keeps ||
+		if d.Name() != row.engine || d.Speaks() != row.speaks || d.IgnoresReadOnly() != row.ignoresReadOnly || d.KeepsRefused() != row.keeps ||
 			d.GuardsBySavepoint() != row.byPoint || d.CommitCheck() != row.commitCheck || d.StateQuery() != row.state {
 			t.Errorf("got %+v, want %+v", engines[d], row)
 		}
@@ -96,6 +107,7 @@ func TestOf(t *testing.T) {
 		"a connector that tells of no driver":   silent{connector{driver: mssql}},
 		"a connector that tells of another one": connector{driver: other{}, told: true, in: connector{driver: mssql}},
 		"opened by name":                        byName(t, "named", mssql),
+		"a wrapper in a package of that name":   connector{driver: pgx.Driver{Driver: mssql}},
 	} {
 		if d := Of(sql.OpenDB(c)); engines[d].name != "SQL Server" {
 			t.Errorf("%s: got %q", name, engines[d].name)

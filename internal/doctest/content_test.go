@@ -57,6 +57,15 @@ var mustSay = []struct {
 	{"DDL commits on MySQL, also before a retry", map[string][]string{
 		"docs/databases.md": {"TRUNCATE, CREATE TABLE and other DDL commit what came before, also before a retry"},
 		"docs/limits.md":    {"DDL commits on MySQL, also before a retry"}}},
+	{"what is to be known of engines", map[string][]string{"docs/databases.md": {
+		"Any driver\" means any with real transactions", "Use go-mssqldb v1.10.0 or newer. Before that, statements after a transaction that the server had aborted were committed one by one",
+		"Spanner's driver runs transactions again by itself", "godror's isolation level stays with the connection",
+		"TiDB in optimistic mode reports a duplicate key in COMMIT. It has no SERIALIZABLE", "On CockroachDB do not use force_savepoint_restart together with Guard",
+		"libSQL's conflicts are text. Set Retry.Retryable", "go-mysql-server isolates nothing. It is no test double",
+		"glebarez does not interrupt the first step of a SELECT", "DuckDB's COMMIT reports success in an aborted transaction"}}},
+	{"where idempotency has no dialect", map[string][]string{
+		"docs/exactly-once.md": {"A dialect would need", "SQL Server, Oracle, DuckDB"},
+		"docs/databases.md":    {"has no dialect for SQL Server, Oracle, DuckDB"}}},
 	{"session locks stay with the connection", map[string][]string{
 		"docs/databases.md": {"What stays with the connection", "session locks"},
 		"docs/faq.md":       {"Session locks"}}},

@@ -461,7 +461,7 @@ var (
 )
 
 func serveOrders(addr string, reg *sqlreq.Registry, mux *http.ServeMux) {
-	once := &idempotency.Once{Dialect: idempotency.PostgreSQL, Scope: userID}
+	once := &idempotency.Once{Scope: userID}
 	mux.Handle("POST /orders", once.Handler(createOrder))
 	http.ListenAndServe(addr, reg.Middleware(mux))
 }
@@ -473,9 +473,8 @@ func clean(ctx context.Context, once *idempotency.Once, db *sql.DB) (int64, erro
 
 func serveWebhooks(mux *http.ServeMux) {
 	webhooks := &idempotency.Once{
-		Dialect: idempotency.PostgreSQL,
-		Header:  "webhook-id", // Standard Webhooks; X-GitHub-Delivery, PayPal-Request-Id
-		Scope:   func(*http.Request) (string, error) { return "payments", nil },
+		Header: "webhook-id", // Standard Webhooks; X-GitHub-Delivery, PayPal-Request-Id
+		Scope:  func(*http.Request) (string, error) { return "payments", nil },
 	}
 	mux.Handle("POST /webhooks/payments", verifySignature(webhooks.Handler(onPayment)))
 }

@@ -54,8 +54,10 @@ func engines() []*engine {
 					e.open, e.pending = false, nil
 				case text == "COMMIT" && !e.open:
 					return gomssqldb.Error{Number: 3902, Class: 16}
-				case text == "ROLLBACK" && !e.open:
+				case strings.HasPrefix(text, "ROLLBACK") && !e.open:
 					return gomssqldb.Error{Number: 3903, Class: 16}
+				case strings.HasPrefix(text, "SAVE TRANSACTION ") && !e.open:
+					return gomssqldb.Error{Number: 628, Class: 16}
 				}
 				return nil
 			},

@@ -4,19 +4,37 @@
 // looks for the mark of Record.
 package repeat
 
-import "context"
+import (
+	"context"
+	"database/sql"
+
+	"github.com/sqlreq/sqlreq/internal/dialect"
+)
 
 // Request is a request, or a Registry.Do, as a context knows it.
 type Request interface {
 	Unit() Unit
 
 	// Begin begins the transaction of a database if there is none, as a statement does.
-	// That is all: unlike the functions of the public package it gives nobody the
-	// transaction.
-	Begin(ctx context.Context, key string) error
+	// It returns the engine of the database. That is all: unlike the functions of the
+	// public package it gives nobody the transaction.
+	Begin(ctx context.Context, key string) (Engine, error)
 
 	HasErrorHandler() bool // whether the innermost registry has one
 }
+
+// Engine is what is known of a database engine.
+type Engine = dialect.Dialect
+
+// The engines whose SQL others may take, too: see Engine.Speaks.
+const (
+	SQLite     = dialect.SQLite
+	PostgreSQL = dialect.PostgreSQL
+	MySQL      = dialect.MySQL
+)
+
+// EngineOf returns the engine of a pool, which the type of its driver tells.
+func EngineOf(db *sql.DB) Engine { return dialect.Of(db) }
 
 // Unit is the unit of work of a request. Two of them are the same if they are equal.
 type Unit interface {

@@ -33,7 +33,7 @@ var layers = map[string][]string{
 	"internal/sqlerr":  {},
 	"internal/dialect": {},
 	"internal/reason":  {},
-	"internal/repeat":  {},
+	"internal/repeat":  {"internal/dialect"},
 	"internal/replay":  {},
 	"internal/held":    {},
 	"internal/txn":     {"internal/turn", "internal/sqlerr", "internal/dialect", "internal/reason"},

@@ -87,11 +87,12 @@ func TestWhatIsOutOfPlaceIsFound(t *testing.T) {
 		"the root below":                 {"internal/new/new.go", internal + "import _ \"example.org/m\"\n", "internal/new/new.go:3 imports the root", "an argument or a small interface"},
 		"two layers up":                  {"internal/txn/end.go", internal + "import _ \"example.org/m/internal/unit\"\n", "internal/txn/end.go:3 imports internal/unit", "internal/txn may import only internal/turn, internal/sqlerr, internal/dialect, internal/reason of the module; move what it needs down"},
 		"a layer left out":               {"internal/unit/end.go", internal + "import _ \"example.org/m/internal/dialect\"\n", "internal/unit/end.go:3 imports internal/dialect", "internal/unit may import only internal/txn, internal/turn, internal/sqlerr, internal/reason, internal/repeat of the module"},
+		"what a package asks":            {"internal/repeat/end.go", internal + "import _ \"example.org/m/internal/unit\"\n", "internal/repeat/end.go:3 imports internal/unit", "internal/repeat may import only internal/dialect of the module"},
 		"a public package on the unit":   {"idempotency/once.go", "package idempotency\n\nimport _ \"example.org/m/internal/unit\"\n", "idempotency/once.go:3 imports internal/unit", "idempotency may import only internal/repeat of the module"},
 		"a package below another":        {"internal/retry/wait.go", internal + "import _ \"example.org/m/internal/turn\"\n", "internal/retry/wait.go:3 imports internal/turn", "internal/retry may import only internal/replay, internal/sqlerr of the module"},
 		"a package inside another":       {"internal/txn/deep/deep.go", internal + "import _ \"example.org/m/internal/held\"\n", "internal/txn/deep/deep.go:3 imports internal/held", "internal/txn may import only"},
 	}
-	for _, alone := range []string{"turn", "sqlerr", "dialect", "repeat", "replay", "held"} {
+	for _, alone := range []string{"turn", "sqlerr", "dialect", "replay", "held"} {
 		cases[alone+" with another"] = struct{ file, src, want, do string }{
 			"internal/" + alone + "/other.go", internal + "import _ \"example.org/m/internal/unit\"\n",
 			"internal/" + alone + "/other.go:3 imports internal/unit", "internal/" + alone + " may import nothing of the module",

@@ -205,6 +205,9 @@ func (s *Slot) Of(db *sql.DB, tx *sql.Tx) bool { return s.db == db && s.testTx()
 // DB returns the pool, nil for a test's transaction.
 func (s *Slot) DB() *sql.DB { return s.db }
 
+// Engine returns that of the database.
+func (s *Slot) Engine() Engine { return s.engine }
+
 // Lock waits until nobody begins, ends or nests the transaction, and keeps others
 // from it until Unlock. It returns the error of the context that ended before,
 // or ErrFinished.

@@ -307,6 +307,9 @@ func (u *Unit) Met(err error) {
 // Done ends what Begin began for a statement: the statement has returned.
 func (o Open) Done() { o.source.slot.Done() }
 
+// Engine returns that of the database.
+func (o Open) Engine() txn.Engine { return o.source.slot.Engine() }
+
 // Key returns the key that the transaction was asked for by.
 func (o Open) Key() string { return o.source.Name() }
 

@@ -1,0 +1,7 @@
+// Package sqlite has a driver whose type's path is like that of the real one, for tests.
+package sqlite
+
+import "database/sql/driver"
+
+// Driver opens nothing.
+type Driver struct{ driver.Driver }
