@@ -55,6 +55,16 @@ func TestDemoCards(t *testing.T) {
 	s.form("/demo/nothing", nil).is(t, 404, "There is no such failure.")
 }
 
+func TestAddressesOfResultsLeadToTheirCards(t *testing.T) {
+	s := start(t)
+	for path, card := range map[string]string{"/demo/commit": "/demo#commit", "/demo/conflict": "/demo#conflict", "/demo/all": "/demo"} {
+		got := s.get(path)
+		got.is(t, 303)
+		got.leadsTo(t, card)
+	}
+	s.get("/demo/nothing").is(t, 404, "There is no such failure.")
+}
+
 // TestDemoPageSaysWhatWasTold: statuses, counts and the log are on the page.
 func TestDemoPageSaysWhatWasTold(t *testing.T) {
 	s := start(t)

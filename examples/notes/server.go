@@ -100,6 +100,7 @@ func (s *server) routes() http.Handler {
 	handle("GET /imports/{id}", s.importReport)
 	handle("GET /events", s.events)
 	handle("GET /demo", s.demoPage)
+	handle("GET /demo/{failure}", s.showCard)
 	handle("POST /demo/{failure}", s.runDemo)
 	handle("POST /demo/fail", s.failAfterInsert)
 	handle("GET /demo/once", s.oncePage)
