@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/failures"
 )
 
@@ -117,6 +118,22 @@ func TestDemoHoldsNoConnection(t *testing.T) {
 	defer conn.Close()
 	for _, path := range []string{"/demo/commit", "/demo/once"} {
 		s.form(path, nil).is(t, 200)
+	}
+}
+
+// conflict is an error for which sqlreq runs a request again.
+type conflict struct{}
+
+func (conflict) Error() string    { return "could not serialize access" }
+func (conflict) SQLState() string { return "40001" }
+
+// TestConflictInADemoIsNoConflictOfThePage: otherwise the whole demo would run again, up to fifty times.
+func TestConflictInADemoIsNoConflictOfThePage(t *testing.T) {
+	if !sqlreq.IsRetryable(conflict{}) {
+		t.Fatal("not even the error itself is a conflict")
+	}
+	if err := failed(conflict{}); sqlreq.IsRetryable(err) || !strings.Contains(err.Error(), "serialize") {
+		t.Errorf("%v is a conflict, or says nothing", err)
 	}
 }
 
