@@ -322,10 +322,10 @@ func (c *clients) both(ctx context.Context, o order) (answer, error) {
 	return a, errors.Join(err, second)
 }
 
-// sellOut orders the hot product until there is none of it left.
-func (c *clients) sellOut(ctx context.Context, client int) error {
+// sellOut orders the hot product until there is none of it left, and no more often than there ever was of it.
+func (c *clients) sellOut(ctx context.Context, client, stock int) error {
 	for _, tenant := range tenants {
-		for i, quantity := 0, 10; quantity > 0; i++ {
+		for i, quantity := 0, 10; quantity > 0 && i <= stock; i++ {
 			a, err := c.place(ctx, order{Key: fmt.Sprintf("last-%s-%d-%d", tenant, client, i), Tenant: tenant, Product: hot, Quantity: quantity})
 			if err != nil {
 				return err

@@ -7,11 +7,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
 	"net/url"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -26,14 +26,16 @@ type contender struct {
 	db      *sql.DB
 	rates   []float64 // orders in a second, by round
 	p99     []time.Duration
+	again   []float64 // transactions that were rolled back, for each order
 }
 
 // How long a contender is measured in a round, and how often.
 const (
-	costRounds  = 5
-	costTime    = 2 * time.Second
-	costClients = 2
-	costStock   = 10_000_000 // there is always enough
+	costRounds      = 5
+	costTime        = 2 * time.Second
+	costClients     = 8
+	costConnections = 16         // of each process
+	costStock       = 10_000_000 // there is always enough
 )
 
 // What the service costs beside one that has the same statements, roles, isolation and jobs, and transactions by hand:
@@ -42,10 +44,10 @@ func TestCost(t *testing.T) {
 	if !*cost {
 		t.Skip("for -cost")
 	}
-	server := servers.NewPostgres(t, "fsync = on") // as a real one has it
+	server := servers.NewPostgres(t, "fsync = on", "max_connections = 300") // fsync as a real one has it
 	admin := open(t, server.DSN)
 	var contenders []*contender
-	for name, command := range commands(t) {
+	for _, c := range candidates(t) {
 		database := fmt.Sprint("orders_", len(contenders))
 		if _, err := admin.Exec("CREATE DATABASE " + database); err != nil {
 			t.Fatal(err)
@@ -55,35 +57,45 @@ func TestCost(t *testing.T) {
 			t.Fatal(err)
 		}
 		dsn.Path = "/" + database
-		contenders = append(contenders, &contender{name: name, service: startService(t, command(dsn.String())), db: open(t, dsn.String())})
+		plain := dsn.String()
+		dsn.RawQuery += "&pool_max_conns=" + strconv.Itoa(c.connections)
+		contenders = append(contenders, &contender{name: c.name, service: startService(t, c.command(dsn.String())), db: open(t, plain)})
 	}
 	for round := range costRounds + 1 {
 		for _, c := range contenders {
-			rate, p99 := c.measure(t, round)
-			if round > 0 { // the first one warms up
-				c.rates, c.p99 = append(c.rates, rate), append(c.p99, p99)
+			if c.measure(t, round); round == 0 { // it warms up
+				c.rates, c.p99, c.again = nil, nil, nil
 			}
 		}
 	}
 	base := contenders[0]
 	t.Logf("%d clients, %d processes, medians of %d rounds:", costClients, processCount, costRounds)
 	for _, c := range contenders {
-		t.Logf("%-45s %5.0f requests/s (%.2f)   p99 %5.1f ms (%.2f)", c.name, median(c.rates), median(c.rates)/median(base.rates),
-			float64(median(c.p99))/1e6, float64(median(c.p99))/float64(median(base.p99)))
+		t.Logf("%-40s %5.0f requests/s (%.2f)   p99 %6.1f ms (%.2f)   %.2f rollbacks for each order", c.name, median(c.rates), median(c.rates)/median(base.rates),
+			float64(median(c.p99))/1e6, float64(median(c.p99))/float64(median(base.p99)), median(c.again))
 		c.service.stop()
 	}
 }
 
-// commands yields what is compared.
-func commands(t *testing.T) iter.Seq2[string, func(dsn string) *exec.Cmd] {
-	return func(yield func(string, func(string) *exec.Cmd) bool) {
-		_ = yield("by hand, without keys", func(dsn string) *exec.Cmd {
+// candidate is a service to be compared, and how many connections each of its pools has in a process.
+type candidate struct {
+	name        string
+	connections int
+	command     func(dsn string) *exec.Cmd
+}
+
+// candidates are the services. Those by hand have a pool for requests and one for jobs.
+func candidates(t *testing.T) []candidate {
+	return []candidate{
+		{"by hand, without keys", costConnections / 2, func(dsn string) *exec.Cmd {
 			return byHand{DSN: dsn, Stock: costStock}.command()
-		}) && yield("by hand, keys by a second transaction", func(dsn string) *exec.Cmd {
+		}},
+		{"by hand, keys by a second transaction", costConnections / 2, func(dsn string) *exec.Cmd {
 			return byHand{DSN: dsn, Stock: costStock, Keys: true}.command()
-		}) && yield("examples/orders", func(dsn string) *exec.Cmd {
+		}},
+		{"examples/orders", costConnections, func(dsn string) *exec.Cmd {
 			return orders(t, costStock, "-dsn", dsn)
-		})
+		}},
 	}
 }
 
@@ -110,8 +122,9 @@ func (c *contender) rest(t *testing.T) {
 }
 
 // measure has clients order as fast as they can. Every answer must be a 201.
-func (c *contender) measure(t *testing.T, round int) (rate float64, p99 time.Duration) {
+func (c *contender) measure(t *testing.T, round int) {
 	t.Helper()
+	before := c.rollbacks(t)
 	transport := &http.Transport{MaxIdleConnsPerHost: costClients}
 	defer transport.CloseIdleConnections()
 	all := newClients(c.service.url)
@@ -143,7 +156,18 @@ func (c *contender) measure(t *testing.T, round int) (rate float64, p99 time.Dur
 	}
 	c.rest(t)
 	joined := slices.Sorted(slices.Values(slices.Concat(latencies...)))
-	return float64(len(joined)) / took.Seconds(), joined[len(joined)*99/100]
+	c.rates = append(c.rates, float64(len(joined))/took.Seconds())
+	c.p99 = append(c.p99, joined[len(joined)*99/100])
+	c.again = append(c.again, (c.rollbacks(t)-before)/float64(len(joined)))
+}
+
+// rollbacks is how many transactions were rolled back, those of jobs too. A session tells it when it is idle.
+func (c *contender) rollbacks(t *testing.T) (n float64) {
+	t.Helper()
+	if err := c.db.QueryRow("SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func median[T float64 | time.Duration](values []T) T {

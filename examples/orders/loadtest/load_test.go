@@ -45,7 +45,7 @@ func load(t *testing.T, s *service, c *clients, k *killer, of size, middle func(
 		wg.Go(func() {
 			err := c.shop(ctx, i, enough)
 			if err == nil {
-				err = c.sellOut(ctx, i)
+				err = c.sellOut(ctx, i, of.stock())
 			}
 			until(err)
 		})
