@@ -65,8 +65,9 @@ type exchange struct {
 // clients send orders until they are answered. Whoever gets no answer, or one that is not final, asks again
 // with the same key.
 type clients struct {
-	url  string
-	http *http.Client
+	url     string
+	http    *http.Client
+	watched bool // the service has statistics
 
 	mu       sync.Mutex         // guards what follows
 	underway map[*exchange]bool // requests whose header was sent
@@ -78,6 +79,7 @@ type clients struct {
 	left     int                // by clients that went away
 	broken   int                // without an answer
 	others   map[int]int        // answers that were not final, by status
+	looks    int                // at the statistics
 }
 
 func newClients(url string) *clients {
@@ -336,4 +338,49 @@ func (c *clients) sellOut(ctx context.Context, client, stock int) error {
 		}
 	}
 	return nil
+}
+
+// statistics are what the service says of itself.
+type statistics struct{ Orders, Payments, Jobs, Outbox, Sold, Stock, Initial int64 }
+
+// watch asks for the statistics until enough is closed, and once more until there is an answer. There is a payment, a
+// job and an event for each order at any moment, also while processes and servers are killed.
+func (c *clients) watch(ctx context.Context, enough <-chan struct{}) error {
+	for last := false; ; {
+		s, err := c.look(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("GET /api/stats is not answered: %w", errors.Join(context.Cause(ctx), err))
+		case err == nil && (s.Orders != s.Payments || s.Orders != s.Jobs || s.Orders != s.Outbox || s.Sold+s.Stock != s.Initial || s.Initial == 0):
+			return fmt.Errorf("GET /api/stats: got %+v", s)
+		case err == nil && last:
+			return nil
+		}
+		select {
+		case <-enough:
+			last = true
+		default:
+			pause(ctx, 50*time.Millisecond)
+		}
+	}
+}
+
+func (c *clients) look(ctx context.Context) (s statistics, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/api/stats", nil)
+	if err != nil {
+		return s, err
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return s, fmt.Errorf("got %d", res.StatusCode)
+	}
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		return s, err
+	}
+	c.change(func() { c.looks++ })
+	return s, nil
 }

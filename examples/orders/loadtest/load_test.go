@@ -31,7 +31,7 @@ func (s size) stock() int { return s.orders }
 // after it. It returns when all orders are answered and the hot product is sold out.
 func load(t *testing.T, s *service, c *clients, k *killer, of size, middle func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(of.kills+of.orders/20)*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+time.Duration(of.kills+of.orders/20)*time.Second)
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	until := func(err error) { // the first error ends all
@@ -39,8 +39,11 @@ func load(t *testing.T, s *service, c *clients, k *killer, of size, middle func(
 			fail(err)
 		}
 	}
-	enough := make(chan struct{})
-	var wg sync.WaitGroup
+	enough, over := make(chan struct{}), make(chan struct{})
+	var wg, watch sync.WaitGroup
+	if c.watched {
+		watch.Go(func() { until(c.watch(ctx, over)) })
+	}
 	for i := range of.clients {
 		wg.Go(func() {
 			err := c.shop(ctx, i, enough)
@@ -58,6 +61,8 @@ func load(t *testing.T, s *service, c *clients, k *killer, of size, middle func(
 	until(c.wait(ctx, func() bool { return len(c.answers) >= of.orders }))
 	close(enough)
 	wg.Wait()
+	close(over)
+	watch.Wait()
 	if ctx.Err() != nil {
 		t.Fatalf("%v\n%s", context.Cause(ctx), s.log.tail())
 	}
@@ -73,7 +78,7 @@ func report(t *testing.T, c *clients, k *killer, took time.Duration) {
 	}
 	t.Logf("%d keys, %d of them ordered and %d sold out, and %d payments, in %d requests and %v; %d processes were killed while they served, %d while not",
 		len(c.answers), created, len(c.answers)-created, len(c.paid), c.asked, took.Round(time.Millisecond), k.met, k.missed)
-	t.Logf("clients went away %d times, %d requests were broken, answers after which they asked again: %v", c.left, c.broken, c.others)
+	t.Logf("clients went away %d times, %d requests were broken, answers after which they asked again: %v; the statistics were right %d times", c.left, c.broken, c.others, c.looks)
 }
 
 // fine fails the test for everything that must not be.
@@ -96,6 +101,7 @@ type round struct {
 	driver  string
 	dsn     func() string // of the database, when all is over
 	queries queries
+	byHand  bool // it has no statistics
 }
 
 // run runs it, and returns what must not be.
@@ -103,6 +109,7 @@ func (r round) run(t *testing.T) []finding {
 	t.Helper()
 	s := startService(t, r.cmd(t))
 	c := newClients(s.url)
+	c.watched = !r.byHand
 	k := &killer{service: s, clients: c, every: max(1, r.orders/r.kills)}
 	began := time.Now()
 	load(t, s, c, k, r.size, r.middle)
@@ -123,7 +130,7 @@ func (r round) run(t *testing.T) []finding {
 // sizes are those of the rounds, one after the other.
 func sizes() []size {
 	if *long {
-		return slices.Repeat([]size{{orders: 3000, kills: 40, clients: 8}}, 5)
+		return slices.Repeat([]size{{orders: 2000, kills: 30, clients: 8}}, 4)
 	}
 	return []size{{orders: 300, kills: 8, clients: 8}}
 }
@@ -173,9 +180,11 @@ func TestLoadByHand(t *testing.T) {
 	of := sizes()[0]
 	for _, keys := range []bool{false, true} {
 		t.Run(fmt.Sprint("keys=", keys), func(t *testing.T) {
-			found := onCluster(newCluster(t), of, func(_ testing.TB, c *cluster) *exec.Cmd {
+			r := onCluster(newCluster(t), of, func(_ testing.TB, c *cluster) *exec.Cmd {
 				return byHand{DSN: c.dsn, Stock: int64(of.stock()), Keys: keys}.command()
-			}).run(t)
+			})
+			r.byHand = true
+			found := r.run(t)
 			t.Logf("found: %v", count(found))
 		})
 	}
