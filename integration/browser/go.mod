@@ -1,0 +1,14 @@
+module github.com/sqlreq/sqlreq/integration/browser
+
+go 1.25.0
+
+require (
+	github.com/chromedp/cdproto v0.159.0
+	github.com/chromedp/chromedp v0.23.0
+)
+
+require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+
+replace github.com/sqlreq/sqlreq => ../..
+
+require github.com/sqlreq/sqlreq v0.1.0

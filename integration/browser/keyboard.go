@@ -1,0 +1,86 @@
+package browser
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// tooManyTabs ends a tour through a page that has no end.
+const tooManyTabs = 500
+
+// keyboard presses Tab until it has been everywhere.
+func (p *Page) keyboard() ([]string, error) {
+	found, err := Eval[[]string](p, checkJS("clickable"))
+	if err != nil {
+		return nil, err
+	}
+	stops, err := Eval[int](p, checkJS("beginTour"))
+	if err != nil {
+		return nil, err
+	}
+	outside := 0
+	for range tooManyTabs {
+		if err := p.Press(kb.Tab); err != nil {
+			return nil, err
+		}
+		at, err := Eval[string](p, checkJS("tour"))
+		if err != nil {
+			return nil, err
+		}
+		switch at {
+		case "":
+			outside++
+		case "stays":
+			if stops > 1 {
+				where, err := Eval[string](p, checkJS("focusedInfo"))
+				if err != nil {
+					return nil, err
+				}
+				found = append(found, "the Tab key does not leave "+where)
+			}
+		}
+		// The tour is at an end where it has been before. A page without any stop is left and entered again.
+		if at == "again" || at == "stays" || outside > 2 {
+			rest, err := Eval[[]string](p, checkJS("endTour"))
+			return append(found, rest...), err
+		}
+	}
+	return append(found, fmt.Sprintf("the Tab key finds no end after %d times", tooManyTabs)), nil
+}
+
+// Press presses a key, or types a text.
+func (p *Page) Press(keys string, options ...chromedp.KeyOption) error {
+	return p.within(func(ctx context.Context) error {
+		return chromedp.Do(ctx, chromedp.KeyEvent(keys, options...))
+	})
+}
+
+// PressAndLoad presses a key that loads a page, and returns the status of it.
+func (p *Page) PressAndLoad(key string) (status int, err error) {
+	return p.load(chromedp.KeyEvent(key))
+}
+
+// TabTo presses Tab until the control with that name has the focus: the text of a link or a button, the label of a field.
+func (p *Page) TabTo(name string) error {
+	var been []string
+	for range tooManyTabs {
+		if err := p.Press(kb.Tab); err != nil {
+			return err
+		}
+		at, err := Eval[string](p, checkJS("focused"))
+		if err != nil {
+			return err
+		}
+		if at == name {
+			return nil
+		}
+		if len(been) > 0 && at != "" && at == been[0] && len(been) > 60 {
+			break
+		}
+		been = append(been, at)
+	}
+	return fmt.Errorf("the Tab key does not reach %q, but %q", name, been[:min(len(been), 60)])
+}
