@@ -19,9 +19,9 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience is how long a page may take for what it is waited for. No test measures time: this is for a machine that
+// Patience is how long a page may take for what it is waited for. No test measures time: this is for a machine that
 // has much else to do, and ends a test that would wait for ever.
-const patience = 2 * time.Minute
+const Patience = 2 * time.Minute
 
 // ErrNotInstalled is returned by Start where there is no Chromium.
 var ErrNotInstalled = errors.New("chromium is not installed: apt-get install chromium")
@@ -42,7 +42,7 @@ func Start(ctx context.Context) (*Browser, error) {
 		chromedp.ExecPath(path),
 		chromedp.NoSandbox, // the sandbox does not run as root, which CI is in its container
 		chromedp.DisableGPU,
-		chromedp.WSURLReadTimeout(patience),
+		chromedp.WSURLReadTimeout(Patience),
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
@@ -92,6 +92,9 @@ func (v View) height() int64 {
 
 // Page is a window with one page in it. It may be used by one goroutine at a time.
 type Page struct {
+	// Patience is how long Wait waits. NewPage sets it.
+	Patience time.Duration
+
 	ctx   context.Context
 	close context.CancelFunc
 	view  View
@@ -104,7 +107,7 @@ type Page struct {
 
 // NewPage opens a window that shares nothing, cookies for example, with any other.
 func (b *Browser) NewPage(v View) (*Page, error) {
-	p := &Page{expected: map[network.RequestID]bool{}}
+	p := &Page{Patience: Patience, expected: map[network.RequestID]bool{}}
 	// The events of a page come before the answers to what is asked of it later, and are told to listen at once: what
 	// has gone wrong up to the last answer is in errors.
 	ctx, stop := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.listen))
@@ -187,7 +190,7 @@ func Eval[T any](p *Page, expression string) (value T, err error) {
 // Wait returns when an expression in JavaScript is true, also if a page is loaded meanwhile.
 func (p *Page) Wait(expression string) error {
 	var last error
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(p.Patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		var ok bool
 		if ok, last = Eval[bool](p, "Boolean("+expression+")"); ok {
 			return nil
@@ -219,7 +222,7 @@ func (p *Page) Dialogs() []string {
 
 // within runs f with a context that ends when all patience is at an end.
 func (p *Page) within(f func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(p.ctx, patience, errors.New("the browser has not answered for minutes"))
+	ctx, cancel := context.WithTimeoutCause(p.ctx, Patience, errors.New("the browser has not answered for minutes"))
 	defer cancel()
 	err := f(ctx)
 	if err != nil && ctx.Err() != nil {
