@@ -104,7 +104,7 @@
       const found = [];
       for (const link of document.querySelectorAll("a")) {
         const href = link.getAttribute("href");
-        if (href === null || href === "" || href === "#" || /^javascript:/i.test(href)) {
+        if (href === null || href === "#" || /^javascript:/i.test(href)) {
           found.push(`${describe(link)} leads nowhere`);
         } else if (link.hash && link.href.split("#")[0] === location.href.split("#")[0] &&
           !document.getElementById(decodeURIComponent(link.hash.slice(1)))) {
@@ -179,6 +179,16 @@
       const by = (element.getAttribute("aria-labelledby") || "").split(/\s+/).map((id) => document.getElementById(id)?.innerText || "").join(" ");
       const name = by.trim() || element.getAttribute("aria-label") || labels || element.innerText || element.title || "";
       return name.trim().replace(/\s+/g, " ");
+    },
+
+    // Where the focus is, as focused, in a search: null where it has been in the same search before.
+    searched(begin) {
+      if (begin) globalThis.browserBeen = new Set();
+      const been = globalThis.browserBeen;
+      const element = document.activeElement;
+      if (been.has(element)) return null;
+      been.add(element);
+      return this.focused();
     },
 
     focusedInfo() { return document.activeElement ? describe(document.activeElement) : ""; },

@@ -1,6 +1,8 @@
 package browser
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -259,5 +261,32 @@ func TestEachCheckIsShownRed(t *testing.T) {
 		if !slices.ContainsFunc(brokenPages, func(b broken) bool { return b.check == check.Name }) {
 			t.Errorf("no page is broken in a way that the check %q finds", check.Name)
 		}
+	}
+}
+
+// TestTabTo reaches what is named by a text, a label or an attribute, and says where it has been otherwise.
+func TestTabTo(t *testing.T) {
+	p := open(t, Views[0])
+	if _, err := p.Open(serveBroken(t) + "/good"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"To the text", "Title", "Save", "Code", "A", "More"} {
+		if err := p.TabTo(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"There is", "B", "more"} { // no control; not the first of its radio buttons; folded away
+		err := p.TabTo(name)
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("does not reach %q", name)) || !strings.Contains(err.Error(), `"Title"`) {
+			t.Errorf("%q: %v, want an error that says where the focus was", name, err)
+		}
+	}
+}
+
+// TestAxe compares the file with what its makers have published: sri-history.json of the npm package.
+func TestAxe(t *testing.T) {
+	sum := sha256.Sum256([]byte(axeJS))
+	if got, want := base64.StdEncoding.EncodeToString(sum[:]), "KTSJmUUM3yhJqOcLeRL8LahahJ2jnA0NU5T1HUqe2Vw="; got != want {
+		t.Errorf("the SHA-256 of axe.min.js is %s, want %s", got, want)
 	}
 }

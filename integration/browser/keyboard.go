@@ -66,21 +66,19 @@ func (p *Page) PressAndLoad(key string) (status int, err error) {
 // TabTo presses Tab until the control with that name has the focus: the text of a link or a button, the label of a field.
 func (p *Page) TabTo(name string) error {
 	var been []string
-	for range tooManyTabs {
+	for begin := true; ; begin = false {
 		if err := p.Press(kb.Tab); err != nil {
 			return err
 		}
-		at, err := Eval[string](p, checkJS("focused"))
-		if err != nil {
+		at, err := Eval[*string](p, checkJS("searched", begin))
+		switch {
+		case err != nil:
 			return err
-		}
-		if at == name {
+		case at == nil || len(been) == tooManyTabs:
+			return fmt.Errorf("the Tab key does not reach %q, but %q", name, been)
+		case *at == name:
 			return nil
 		}
-		if len(been) > 0 && at != "" && at == been[0] && len(been) > 60 {
-			break
-		}
-		been = append(been, at)
+		been = append(been, *at)
 	}
-	return fmt.Errorf("the Tab key does not reach %q, but %q", name, been[:min(len(been), 60)])
 }
