@@ -29,7 +29,10 @@ var (
 
 // The audit log has a file of its own. SQLite lets one transaction write to a file at a time, so a record that is
 // written while the request's own transaction is open could only wait for it, in the same file.
-type databases struct{ notes, audit, demo *sql.DB }
+type databases struct {
+	notes, audit *sql.DB
+	numbered     bool // placeholders are $1, $2, … there, and the queries were generated for SQLite
+}
 
 func openDatabases(path string) (dbs databases, err error) {
 	if isPostgres(path) {
@@ -48,16 +51,13 @@ func openDatabases(path string) (dbs databases, err error) {
 	if dbs.notes, err = openDatabase(path, notesSchema); err != nil {
 		return dbs, err
 	}
-	if dbs.audit, err = openDatabase(audit, auditSchema); err != nil {
-		return dbs, err
-	}
-	dbs.demo, err = openDatabase(inMemory, demoSchema)
+	dbs.audit, err = openDatabase(audit, auditSchema)
 	return dbs, err
 }
 
 func (dbs databases) close() error {
 	var errs []error
-	for _, db := range []*sql.DB{dbs.notes, dbs.audit, dbs.demo} {
+	for _, db := range []*sql.DB{dbs.notes, dbs.audit} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -75,6 +75,7 @@ func isPostgres(path string) bool {
 // Ids are not given in the order of the COMMITs there: a browser that asks for "what came after 17" misses a 16 that
 // was committed later.
 func openPostgres(dsn string) (dbs databases, err error) {
+	dbs.numbered = true
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, dbs.close())
@@ -93,8 +94,7 @@ func openPostgres(dsn string) (dbs databases, err error) {
 			return dbs, err
 		}
 	}
-	dbs.demo, err = openDatabase(inMemory, demoSchema)
-	return dbs, err
+	return dbs, nil
 }
 
 // txOptions makes requests that only read read-only. The others are isolated: PostgreSQL has to be asked to notice

@@ -130,7 +130,7 @@ func TestImportRollsBackABadLineAlone(t *testing.T) {
 func TestImportThatIsTooLongIsRolledBackAsAWhole(t *testing.T) {
 	s := start(t)
 	got := s.upload("title\n" + strings.Repeat("x\n", maxLines+1))
-	got.is(t, 422, "at most 1000 notes", "Nothing of what this request wrote was kept.")
+	got.is(t, 422, "at most 1000 notes", "Nothing was imported.", `aria-invalid="true" aria-describedby="problem"`)
 	equal(t, "notes", s.count(`SELECT count(*) FROM notes`), 0)
 	equal(t, "imports", s.count(`SELECT count(*) FROM imports`), 0)
 	equal(t, "outcome", s.auditLog()[0].Outcome, "rolled back")

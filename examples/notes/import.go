@@ -19,12 +19,27 @@ import (
 const maxLines = 1000
 
 func (s *server) importForm(w http.ResponseWriter, _ *http.Request) error {
-	return s.render(w, http.StatusOK, "import", maxLines)
+	return s.render(w, http.StatusOK, "import", importPage{Lines: maxLines})
 }
 
-// importNotes adds the notes of a CSV file. Each line runs in a savepoint: a bad one is rolled back alone, with all
-// that it had written. The good ones, and the report of the bad ones, are committed together at the end.
+// importPage is the form, with what was wrong about the file.
+type importPage struct {
+	Lines   int
+	Problem string
+}
+
+// importNotes shows the form again if the file is no good. The status of that page rolls back what was added.
 func (s *server) importNotes(w http.ResponseWriter, r *http.Request) error {
+	err := s.importFile(w, r)
+	if status := (*sqlreq.StatusError)(nil); errors.As(err, &status) && status.Code == http.StatusUnprocessableEntity {
+		return s.render(w, status.Code, "import", importPage{maxLines, message(err)})
+	}
+	return err
+}
+
+// importFile adds the notes of a CSV file. Each line runs in a savepoint: a bad one is rolled back alone, with all
+// that it had written. The good ones, and the report of the bad ones, are committed together at the end.
+func (s *server) importFile(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	// The whole file arrives before the first statement: a slow upload holds no connection.
 	file, header, err := r.FormFile("file")

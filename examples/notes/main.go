@@ -1,6 +1,7 @@
 // Notes is the example service of sqlreq: pages and an API over SQLite or PostgreSQL, in which every request is one transaction.
 //
-// Start it with go run -C examples/notes . and open http://localhost:8087/demo.
+// Start it with go run -C examples/notes . and open http://localhost:8087/demo. The first start compiles SQLite, which
+// takes a minute or more without a word. If the port is taken, choose another: -addr localhost:8099.
 package main
 
 import (
@@ -17,9 +18,14 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/sqlreq/sqlreq/examples/notes/internal/once"
 )
 
 func main() {
+	if once.IsServer() {
+		os.Exit(once.Serve()) // one of the processes of /demo/once
+	}
 	db := flag.String("db", "notes.db", "SQLite `file`, or postgres://…; :memory: for notes that are gone when the program ends")
 	// Loopback: there are no users and no passwords here, so nobody gets in from outside by default.
 	addr := flag.String("addr", "localhost:8087", "`address` to listen on")
@@ -47,7 +53,7 @@ func run(ctx context.Context, out io.Writer, path, addr string) (err error) {
 	}
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: if another program has the port, choose one with -addr, such as -addr localhost:8099", err)
 	}
 	if u, err := url.Parse(path); err == nil && isPostgres(path) {
 		path = u.Redacted()
@@ -94,11 +100,12 @@ func greet(out io.Writer, addr string, bound net.Addr, db string) {
 	_, port, _ := net.SplitHostPort(bound.String())
 	self := "http://" + net.JoinHostPort(host, port)
 	fmt.Fprintf(out, `Notes in %s: %s/
-The point of it, in ten seconds: %s/demo
+Five failures, by hand and with sqlreq: %s/demo
+Exactly once, with a server that is killed: %s/demo/once
 
   curl -i %s/api/notes -d '{"title": "Milk", "tags": ["shop"]}'
   curl -i %s/api/notes -d '{"title": "Half a note", "tags": ["NOT A TAG"]}'
   curl %s/notes.csv
 
-`, db, self, self, self, self, self)
+`, db, self, self, self, self, self, self)
 }

@@ -26,15 +26,31 @@ type draft struct {
 func (d draft) check() error {
 	switch {
 	case strings.TrimSpace(d.Title) == "":
-		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A note needs a title.")
+		return wrong("title", "A note needs a title.")
 	case utf8.RuneCountInString(d.Title) > 100:
-		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A title has at most 100 characters.")
+		return wrong("title", "A title has at most 100 characters.")
 	case utf8.RuneCountInString(d.Body) > 10_000:
-		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A note has at most 10,000 characters.")
-	case !isText(d.Title + d.Body + strings.Join(d.Tags, "")):
-		return sqlreq.Errorf(http.StatusUnprocessableEntity, "A note is text in UTF-8.")
+		return wrong("body", "A note has at most 10,000 characters.")
+	case !isText(d.Title):
+		return wrong("title", "A note is text in UTF-8.")
+	case !isText(d.Body):
+		return wrong("body", "A note is text in UTF-8.")
+	case !isText(strings.Join(d.Tags, "")):
+		return wrong("tags", "A note is text in UTF-8.")
 	}
 	return nil
+}
+
+// fieldError is an error in one field of a draft, for the form to mark it.
+type fieldError struct {
+	field string // title, body or tags
+	error
+}
+
+func (e *fieldError) Unwrap() error { return e.error }
+
+func wrong(field, format string, args ...any) error {
+	return &fieldError{field, sqlreq.Errorf(http.StatusUnprocessableEntity, format, args...)}
 }
 
 // isText reports whether every database takes s as a text: PostgreSQL refuses the zero byte.
@@ -54,7 +70,7 @@ func (s *server) add(ctx context.Context, d draft) (notesdb.TaggedNote, error) {
 	for _, tag := range d.Tags {
 		err := s.notes.AddTag(ctx, notesdb.AddTagParams{NoteID: id, Tag: tag})
 		if isConstraint(err) {
-			return none, sqlreq.Errorf(http.StatusUnprocessableEntity,
+			return none, wrong("tags",
 				"The tag %q won't do: small letters, digits and hyphens, at most 20 of them, and each tag once.", tag)
 		}
 		if err != nil {

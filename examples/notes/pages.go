@@ -21,7 +21,10 @@ const pageSize = 20
 var pages = parsePages()
 
 func parsePages() map[string]*template.Template {
-	layout := template.Must(template.New("").Funcs(template.FuncMap{"fields": strings.Fields}).
+	layout := template.Must(template.New("").Funcs(template.FuncMap{
+		"fields": strings.Fields,
+		"at":     func(string) bool { return false }, // whether this is the page; each has its own
+	}).
 		ParseFS(files, "templates/layout.html"))
 	names, err := fs.Glob(files, "templates/*.html")
 	if err != nil {
@@ -29,8 +32,9 @@ func parsePages() map[string]*template.Template {
 	}
 	pages := make(map[string]*template.Template, len(names))
 	for _, name := range names {
-		page := template.Must(template.Must(layout.Clone()).ParseFS(files, name))
-		pages[strings.TrimSuffix(path.Base(name), ".html")] = page
+		self := strings.TrimSuffix(path.Base(name), ".html")
+		page := template.Must(layout.Clone()).Funcs(template.FuncMap{"at": func(name string) bool { return name == self }})
+		pages[self] = template.Must(page.ParseFS(files, name))
 	}
 	return pages
 }
@@ -84,8 +88,8 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "list", page)
 }
 
-// noteForm is the form as it was sent, with what is wrong about it.
-type noteForm struct{ Title, Body, Tags, Problem string }
+// noteForm is the form as it was sent, with what is wrong about it, and in which field: title, body or tags.
+type noteForm struct{ Title, Body, Tags, Problem, Wrong string }
 
 func (s *server) newNote(w http.ResponseWriter, _ *http.Request) error {
 	return s.render(w, http.StatusOK, "new", noteForm{})
@@ -103,7 +107,10 @@ func (s *server) createNote(w http.ResponseWriter, r *http.Request) error {
 	note, err := s.add(r.Context(), draft{form.Title, form.Body, strings.Fields(form.Tags)})
 	if status := (*sqlreq.StatusError)(nil); errors.As(err, &status) {
 		// A page of our own for this error, with the form filled in. Its status rolls back like the error would.
-		form.Problem = message(err)
+		form.Problem, form.Wrong = message(err), "title"
+		if field := (*fieldError)(nil); errors.As(err, &field) {
+			form.Wrong = field.field
+		}
 		return s.render(w, status.Code, "new", form)
 	}
 	if err != nil {

@@ -29,15 +29,22 @@ var files embed.FS
 type server struct {
 	reg     *sqlreq.Registry
 	notes   *notesdb.Queries
-	demo    *demo
 	admin   http.Handler
 	feed    feed
 	exports chan struct{} // one token for each download under way
+	demos   chan struct{} // one for each demo
+	kills   chan struct{} // one for each that starts and kills processes
 	again   atomic.Int64  // transactions that were begun again after a conflict
 }
 
 func newServer(dbs databases) (*server, error) {
-	s := &server{notes: notesdb.New(dialect.DBTX{Key: sqlreq.DefaultKey}), exports: make(chan struct{}, 2)}
+	s := &server{
+		notes:   notesdb.New(sqlreq.DefaultKey), // what sqlc generates takes a key where it expects a database
+		exports: make(chan struct{}, 2), demos: make(chan struct{}, 4), kills: make(chan struct{}, 2),
+	}
+	if dbs.numbered {
+		s.notes = notesdb.New(dialect.DBTX{Key: sqlreq.DefaultKey})
+	}
 	var err error
 	if s.reg, err = sqlreq.New(
 		sqlreq.Binding{DB: dbs.notes, TxOptions: dbs.txOptions},
@@ -57,23 +64,14 @@ func newServer(dbs databases) (*server, error) {
 	if s.admin, err = admin.New("/admin", dbs.audit); err != nil {
 		return nil, err
 	}
-	if s.demo, err = newDemo(dbs.demo); err != nil {
-		return nil, err
-	}
 	return s, nil
 }
 
 // handler puts the service together. What looks at a request before there is a transaction stands outside of
 // Middleware, and so does everything that must not wait for one.
 func (s *server) handler() http.Handler {
-	static, err := fs.Sub(files, "static")
-	if err != nil {
-		panic(err) // the name is wrong in this very line
-	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /static/", http.StripPrefix("/static/", http.FileServerFS(static)))
-	mux.Handle("POST /demo/by-hand", s.demo.byHand())
-	mux.Handle("POST /demo/sqlreq", s.demo.sqlreq())
+	mux.HandleFunc("GET /static/", s.static)
 	mux.Handle("/", s.reg.Middleware(s.routes()))
 
 	csrf := http.NewCrossOriginProtection()
@@ -102,7 +100,10 @@ func (s *server) routes() http.Handler {
 	handle("GET /imports/{id}", s.importReport)
 	handle("GET /events", s.events)
 	handle("GET /demo", s.demoPage)
+	handle("POST /demo/{failure}", s.runDemo)
 	handle("POST /demo/fail", s.failAfterInsert)
+	handle("GET /demo/once", s.oncePage)
+	handle("POST /demo/once", s.runOnce)
 	mux.Handle("/counter", sqlreq.View(counterPage{s}))
 
 	mux.Handle("/api/notes", limit(64*kilo, sqlreq.View(notesAPI{s})))
@@ -115,6 +116,16 @@ func (s *server) routes() http.Handler {
 		return sqlreq.Errorf(http.StatusNotFound, "There is no such page.")
 	})
 	return mux
+}
+
+// static serves the files that pages are made with. They are asked for by name; folders are not shown.
+func (s *server) static(w http.ResponseWriter, r *http.Request) {
+	name := strings.TrimPrefix(r.URL.Path, "/")
+	if info, err := fs.Stat(files, name); err != nil || info.IsDir() {
+		s.renderError(w, r, sqlreq.Errorf(http.StatusNotFound, "There is no such file."))
+		return
+	}
+	http.ServeFileFS(w, r, files, name)
 }
 
 // limit refuses bodies of more than n bytes: reading one fails, and that error is answered with 413.
@@ -132,7 +143,7 @@ func (s *server) renderError(w http.ResponseWriter, r *http.Request, err error) 
 	if code >= 500 && r.Context().Err() == nil {
 		slog.ErrorContext(r.Context(), "notes: request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	if code == http.StatusServiceUnavailable {
+	if code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "1")
 	}
 

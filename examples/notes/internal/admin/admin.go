@@ -5,7 +5,7 @@ package admin
 import (
 	"database/sql"
 	"embed"
-	"fmt"
+	"errors"
 	"html/template"
 	"log/slog"
 	"net/http"
@@ -42,6 +42,7 @@ func New(prefix string, auditDB *sql.DB) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", sqlreq.HandlerFunc(a.index))
+	mux.Handle("GET /notes/{id}/delete", sqlreq.HandlerFunc(a.askDelete))
 	mux.Handle("POST /notes/{id}/delete", sqlreq.HandlerFunc(a.deleteNote))
 	mux.Handle("GET /audit/{$}", sqlreq.HandlerFunc(a.audit))
 	mux.Handle("/", sqlreq.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
@@ -59,16 +60,40 @@ func (a *app) index(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return render(w, r, http.StatusOK, "index.html", map[string]any{"Total": total, "Notes": newest})
+	return render(w, r, http.StatusOK, "index.html", map[string]any{"Title": "Notes", "Total": total, "Notes": newest})
+}
+
+// askDelete asks before anything is deleted, by a page: that works without a script.
+func (a *app) askDelete(w http.ResponseWriter, r *http.Request) error {
+	id, err := parseID(r)
+	if err != nil {
+		return err
+	}
+	note, err := a.notes.GetNote(r.Context(), id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return sqlreq.Errorf(http.StatusNotFound, "Note %d was not there any more.", id)
+	}
+	if err != nil {
+		return err
+	}
+	return render(w, r, http.StatusOK, "delete.html", map[string]any{"Title": "Delete a note", "Note": note})
+}
+
+func parseID(r *http.Request) (int64, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return 0, sqlreq.Errorf(http.StatusNotFound, "%q is no number.", r.PathValue("id"))
+	}
+	return id, nil
 }
 
 func (a *app) deleteNote(w http.ResponseWriter, r *http.Request) error {
 	if err := audit.Record(r.Context(), a.reg, "delete note", r.PathValue("id")); err != nil {
 		return err
 	}
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	id, err := parseID(r)
 	if err != nil {
-		return sqlreq.Errorf(http.StatusNotFound, "%q is no number.", r.PathValue("id"))
+		return err
 	}
 	n, err := a.notes.DeleteNote(r.Context(), id)
 	if err != nil {
@@ -87,7 +112,7 @@ func (a *app) audit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return render(w, r, http.StatusOK, "audit.html", map[string]any{"Entries": entries})
+	return render(w, r, http.StatusOK, "audit.html", map[string]any{"Title": "Audit log", "Entries": entries})
 }
 
 func (a *app) renderError(w http.ResponseWriter, r *http.Request, err error) {
@@ -95,16 +120,23 @@ func (a *app) renderError(w http.ResponseWriter, r *http.Request, err error) {
 	if code >= 500 && r.Context().Err() == nil {
 		slog.ErrorContext(r.Context(), "admin: request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
+	message, kept := http.StatusText(code), "Nothing was changed."
+	if status := (*sqlreq.StatusError)(nil); errors.As(err, &status) && status.Code < 500 {
+		message = status.Err.Error() // written for whoever reads the page; other errors are for the log only
+	}
+	if sqlreq.MayHaveCommitted(err) {
+		kept = "Whether this was done is not known. Please look before you try again."
+	}
 	if err := render(w, r, code, "error.html", map[string]any{
-		"Problem": fmt.Sprintf("%d %s", code, http.StatusText(code)),
+		"Title": message, "Code": code, "Message": message, "Kept": kept, "Safe": r.Method == http.MethodGet || r.Method == http.MethodHead,
 	}); err != nil {
 		slog.ErrorContext(r.Context(), "admin: error page", "err", err)
 	}
 }
 
-// render gives every template the Prefix that its links begin with.
+// render gives every template the Prefix that its links begin with, and its own name.
 func render(w http.ResponseWriter, r *http.Request, code int, page string, data map[string]any) error {
-	data["Prefix"] = sqlreq.Prefix(r.Context())
+	data["Prefix"], data["Page"] = sqlreq.Prefix(r.Context()), page
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(code)
 	return pages.ExecuteTemplate(w, page, data)
