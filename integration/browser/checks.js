@@ -68,7 +68,8 @@
         if (!text.parentElement || !seen(text.parentElement)) continue;
         range.selectNodeContents(text);
         if (lines() < 2) continue;
-        for (const word of text.data.matchAll(/[\p{L}\p{N}]{2,16}/gu)) {
+        for (const word of text.data.matchAll(/[\p{L}\p{N}]+/gu)) {
+          if (word[0].length < 2 || word[0].length > 16) continue;
           range.setStart(text, word.index);
           range.setEnd(text, word.index + word[0].length);
           const n = lines();
@@ -165,6 +166,7 @@
     endTour() {
       const tour = globalThis.browserTour;
       delete globalThis.browserTour;
+      document.activeElement.blur(); // links past the navigation lie over it while they have the focus
       for (const element of tour.stops) {
         if (!tour.reached.has(element)) tour.found.push(`${describe(element)} is not reached by the Tab key`);
       }
@@ -205,6 +207,18 @@
       for (const [element, overflow, width] of globalThis.browserFolded) Object.assign(element.style, { overflow, width });
       delete globalThis.browserFolded;
       return true;
+    },
+
+    // The cards of a page that shows what has happened, each with its sides.
+    cards() {
+      return all(".sides").map((sides) => ({
+        Title: (sides.closest("section[aria-labelledby],main").querySelector("h1,h2")?.innerText || "").trim(),
+        Sides: [...sides.querySelectorAll(".side")].map((side) => ({
+          Name: (side.querySelector("h2,h3")?.innerText || "").trim(),
+          Good: side.classList.contains("good"),
+          Verdict: [...side.querySelectorAll(".verdict")].filter(seen).map((verdict) => verdict.innerText.trim()).join(" "),
+        })),
+      }));
     },
 
     // The addresses that the page's links have, on this service.

@@ -95,6 +95,9 @@ var brokenPages = []broken{
 			`<tr><td>add</td><td>committed</td></tr></table><p id="text">`,
 		check: "words", want: `"committed" is broken over 2 lines`, view: telephoneLight},
 
+	{name: "a word is cut", old: `<p id="text">`, new: `<p style="word-break: break-all; width: 10ch; font-family: monospace">Nothing committed</p><p id="text">`,
+		check: "words", want: `"committed" is broken over 2 lines`},
+
 	{name: "a small button", old: `<button type="button">`, new: `<button type="button" style="min-height: 30px">`,
 		check: "targets", want: `<button> "Save" is`},
 	{name: "a narrow button", old: `<button type="button">Save`, new: `<button type="button" style="min-width: 26px; padding: 0">x`,

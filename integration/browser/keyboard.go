@@ -3,6 +3,8 @@ package browser
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
@@ -65,6 +67,15 @@ func (p *Page) PressAndLoad(key string) (status int, err error) {
 
 // TabTo presses Tab until the control with that name has the focus: the text of a link or a button, the label of a field.
 func (p *Page) TabTo(name string) error {
+	return p.tabTo(strconv.Quote(name), func(at string) bool { return at == name })
+}
+
+// TabToPrefix is like TabTo with the beginning of a name.
+func (p *Page) TabToPrefix(prefix string) error {
+	return p.tabTo(strconv.Quote(prefix)+"…", func(at string) bool { return strings.HasPrefix(at, prefix) })
+}
+
+func (p *Page) tabTo(name string, is func(string) bool) error {
 	var been []string
 	for begin := true; ; begin = false {
 		if err := p.Press(kb.Tab); err != nil {
@@ -75,8 +86,8 @@ func (p *Page) TabTo(name string) error {
 		case err != nil:
 			return err
 		case at == nil || len(been) == tooManyTabs:
-			return fmt.Errorf("the Tab key does not reach %q, but %q", name, been)
-		case *at == name:
+			return fmt.Errorf("the Tab key does not reach %s, but %q", name, been)
+		case is(*at):
 			return nil
 		}
 		been = append(been, *at)

@@ -65,7 +65,8 @@ func TestNotesPages(t *testing.T) {
 		}
 	}
 	seedNotes(t, s)
-	crawl(t, s, "/", "/notes/new", "/import", "/counter", "/demo", "/admin/", "/admin/audit/", "/notes/27", "/?page=2")
+	crawl(t, s, "/", "/notes/new", "/import", "/counter", "/demo", "/demo/once", "/admin/", "/admin/audit/",
+		"/notes/27", "/?page=2", "/admin/notes/27/delete")
 }
 
 // TestNotesErrors looks at pages that no link leads to.
@@ -92,8 +93,11 @@ func TestNotesLifeByKeyboard(t *testing.T) {
 	p.fill("Tags", "NOT A TAG")
 	p.follow("Save", 422)
 	p.reads("won't do", "Nothing was saved")
+	if at := p.focus(); at != "Tags" {
+		t.Errorf("the focus is on %q, want the field that is wrong", at)
+	}
+	p.overwrite("shop")
 	p.looks()
-	p.fill("Tags", "shop")
 	p.follow("Save", 200)
 	p.reads("Milk", "Two bottles", "shop")
 	p.looks()
@@ -105,6 +109,13 @@ func TestNotesLifeByKeyboard(t *testing.T) {
 	p.follow("Admin", 200)
 	p.reads("1 note", "Milk")
 	p.follow("Delete Milk", 200)
+	p.reads("Delete “Milk”?")
+	p.looks()
+	p.follow("Keep it", 200)
+	p.reads("1 note", "Milk")
+	p.looks()
+	p.follow("Delete Milk", 200)
+	p.follow("Delete it", 200)
 	p.reads("0 notes")
 	p.follow("Audit log", 200)
 	p.reads("delete note", "add note", "rolled back", "committed")
@@ -184,4 +195,56 @@ func TestNotesAnnouncedAfterCommit(t *testing.T) {
 	reader := person{t, window}
 	reader.looks()
 	reader.follow("New: A whole note", 200)
+}
+
+// TestNotesDemoByKeyboard makes each failure happen, and what it looks like when it goes well: all at once, and each card
+// by the buttons of its own.
+func TestNotesDemoByKeyboard(t *testing.T) {
+	s := start(t, "notes")
+	p := person{t, open(t, Views[0])}
+	p.goTo(s.URL+"/", 200)
+	p.follow("Demo", 200)
+	for button, trouble := range map[string]bool{"Make all five happen": true, "All five, when it goes well": false} {
+		p.follow(button, 200)
+		p.verdicts(5, trouble)
+		p.looks()
+	}
+	p.follow("Demo", 200)
+	ids, err := Eval[[]string](p.Page, `[...document.querySelectorAll(".card")].map((card) => card.id)`)
+	p.must(err)
+	if len(ids) != 5 {
+		t.Fatalf("the cards are %q, want five", ids)
+	}
+	for i := range ids {
+		for button, trouble := range map[string]bool{"Make it happen": true, "When it goes well": false} {
+			p.follow("Demo", 200)
+			for range i + 1 {
+				p.must(p.TabToPrefix(button))
+			}
+			p.enter(200)
+			p.verdicts(1, trouble)
+			cards, err := p.Cards()
+			p.must(err)
+			t.Logf("%s: %+v", ids[i], cards)
+		}
+	}
+	p.follow("Exactly once", 200)
+	for button, trouble := range map[string]bool{"Order, and kill the server": true, "When it goes well: the server answers first": false} {
+		p.follow(button, 200)
+		p.verdicts(1, trouble)
+		p.looks()
+	}
+}
+
+// verdicts looks at the cards that have been run.
+func (p person) verdicts(n int, trouble bool) {
+	p.t.Helper()
+	cards, err := p.Cards()
+	p.must(err)
+	if len(cards) != n {
+		p.t.Errorf("%d cards have been run, want %d", len(cards), n)
+	}
+	for _, problem := range Verdicts(cards, trouble) {
+		p.t.Error(problem)
+	}
 }
