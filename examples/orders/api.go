@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/sqlreq/sqlreq"
+	"github.com/sqlreq/sqlreq/examples/orders/internal/shop"
+	"github.com/sqlreq/sqlreq/examples/orders/internal/tenant"
+	"github.com/sqlreq/sqlreq/examples/orders/internal/web"
+)
+
+func (s *server) listProducts(w http.ResponseWriter, r *http.Request) error {
+	products, err := s.store.Products(r.Context())
+	if err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusOK, map[string]any{"products": products})
+}
+
+// createOrder says 201 to an order that is committed: the answer is held until then. A client that has not heard it sends
+// the request again with the same Idempotency-Key, and gets the same answer.
+func (s *server) createOrder(w http.ResponseWriter, r *http.Request) error {
+	var in struct {
+		Product  int64 `json:"product"`
+		Quantity int64 `json:"quantity"`
+	}
+	if err := decode(r.Body, &in); err != nil {
+		return err
+	}
+	order, err := s.shop.PlaceOrder(r.Context(), in.Product, in.Quantity)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", fmt.Sprintf("/%s/api/orders/%d", order.Tenant, order.ID))
+	return web.JSON(w, http.StatusCreated, map[string]int64{
+		"id": order.ID, "product": order.Product, "quantity": order.Quantity, "total": order.Total,
+	})
+}
+
+func (s *server) getOrder(w http.ResponseWriter, r *http.Request) error {
+	order, err := s.order(r)
+	if err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusOK, order)
+}
+
+func (s *server) stats(w http.ResponseWriter, r *http.Request) error {
+	stats, err := s.store.Stats(r.Context())
+	if err != nil {
+		return err
+	}
+	return web.JSON(w, http.StatusOK, stats)
+}
+
+// order finds the order that the path names.
+func (s *server) order(r *http.Request) (shop.Order, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return shop.Order{}, shop.ErrNoOrder
+	}
+	order, err := s.store.Order(r.Context(), id)
+	order.Tenant = tenant.Of(r.Context())
+	return order, err
+}
+
+// decode reads exactly one JSON value. A body beyond the limit stays the 413 that it is.
+func decode(body io.Reader, v any) error {
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil {
+		if _, err = dec.Token(); err == io.EOF {
+			return nil
+		}
+		err = errors.Join(err, errors.New("there is more than one value"))
+	}
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return err
+	}
+	return sqlreq.Errorf(http.StatusBadRequest, "This is not the JSON that is expected: %w.", err)
+}
