@@ -19,28 +19,22 @@ type picture struct {
 	from, to string // what of the page it shows; "" for all
 }
 
-var notesPictures = []picture{
-	{"demo.png", "/demo", View{Width: 760}, "h1", ".sides"},
-	{"notes-1280.png", "/", View{Width: 1280}, "", ""},
-	{"notes-390.png", "/", View{Width: 390}, "", ""},
-	{"demo-1280.png", "/demo", View{Width: 1280}, "", ""},
-	{"demo-390.png", "/demo", View{Width: 390}, "", ""},
-}
-
-// TestPictures takes all pictures. Without the flag they are looked at and thrown away.
-func TestPictures(t *testing.T) {
-	folder := *picturesFolder
-	if folder == "" {
-		folder = t.TempDir()
-	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	s := start(t, "notes", "-db", ":memory:")
-	for _, title := range []string{"Milk", "Rice", "Beans"} {
-		addNote(t, s, title, "What is left to buy.", "shop")
-	}
-	take(t, s, folder, notesPictures)
+// examplePictures are those of the examples, by what they show.
+var examplePictures = map[string][]picture{
+	"notes": {
+		{"notes-1280.png", "/", View{Width: 1280}, "", ""},
+		{"notes-390.png", "/", View{Width: 390}, "", ""},
+		{"demo-1280.png", "/demo", View{Width: 1280}, "", ""},
+		{"demo-390.png", "/demo", View{Width: 390}, "", ""},
+		{"once-1280.png", "/demo/once", View{Width: 1280}, "", ""},
+		{"once-390.png", "/demo/once", View{Width: 390}, "", ""},
+		{"admin-390-dark.png", "/admin/", View{Width: 390, Dark: true}, "", ""},
+	},
+	"orders": {
+		{"orders-1280.png", "/acme/", View{Width: 1280}, "", ""},
+		{"orders-390.png", "/acme/", View{Width: 390}, "", ""},
+		{"orders-admin-1280-dark.png", "/admin/", View{Width: 1280, Dark: true}, "", ""},
+	},
 }
 
 func take(t *testing.T, s *Service, folder string, pictures []picture) {
