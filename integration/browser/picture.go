@@ -15,23 +15,24 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Picture returns a picture, as PNG, of what lies between the top of the element that one selector finds and the bottom
-// of another's, over the whole width of the window. A page is taken whole by "html".
+// Picture returns a picture, as PNG, of what lies between the top left of the element that one selector finds and the
+// bottom right of another's. A page is taken whole by "html".
 func (p *Page) Picture(from, to string) ([]byte, error) {
 	const margin = 16 // around an element
-	box, err := Eval[struct{ Top, Bottom float64 }](p, fmt.Sprintf(`(() => {
+	box, err := Eval[struct{ Left, Top, Right, Bottom float64 }](p, fmt.Sprintf(`(() => {
 		document.activeElement.blur();
-		const box = (selector) => document.querySelector(selector).getBoundingClientRect();
-		return {Top: box(%q).top + scrollY, Bottom: box(%q).bottom + scrollY};
+		const boxes = [%q, %q].map((selector) => document.querySelector(selector).getBoundingClientRect());
+		return {
+			Left: Math.min(...boxes.map((box) => box.left)) + scrollX, Right: Math.max(...boxes.map((box) => box.right)) + scrollX,
+			Top: boxes[0].top + scrollY, Bottom: boxes[1].bottom + scrollY,
+		};
 	})()`, from, to))
 	if err != nil {
 		return nil, err
 	}
 	if from != "html" {
-		box.Top = max(0, box.Top-margin)
-	}
-	if to != "html" {
-		box.Bottom += margin
+		box.Left, box.Top = max(0, box.Left-margin), max(0, box.Top-margin)
+		box.Right, box.Bottom = min(float64(p.view.Width), box.Right+margin), box.Bottom+margin
 	}
 	beyond := true
 	var picture []byte
@@ -39,7 +40,7 @@ func (p *Page) Picture(from, to string) ([]byte, error) {
 		_, err := chromedp.Run(ctx, func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
 			result, err := cdp.Call(ctx, t, page.CaptureScreenshot, page.CaptureScreenshotParams{
 				CaptureBeyondViewport: &beyond,
-				Clip:                  &page.Viewport{X: 0, Y: box.Top, Width: float64(p.view.Width), Height: box.Bottom - box.Top, Scale: 1},
+				Clip:                  &page.Viewport{X: box.Left, Y: box.Top, Width: box.Right - box.Left, Height: box.Bottom - box.Top, Scale: 1},
 			})
 			if err == nil {
 				picture, err = smaller(result.Data)
