@@ -36,7 +36,7 @@ const fingertip = 44
 // Checks are all of them.
 var Checks = []Check{
 	{"script", "no script fails, and nothing that the page loads or does is refused", true, (*Page).Errors},
-	{"overflow", "no page is wider than the window; only code, and what is named and reached by keyboard, scrolls sideways", false,
+	{"overflow", "no page is wider than the window; only code, and a figure that has a name and is reached by keyboard, scrolls sideways", false,
 		func(p *Page) ([]string, error) { return Eval[[]string](p, checkJS("overflow", p.view.Width)) }},
 	{"words", "no word of up to 16 letters is broken", false,
 		func(p *Page) ([]string, error) { return Eval[[]string](p, checkJS("words")) }},

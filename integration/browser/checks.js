@@ -13,9 +13,9 @@
     element.getClientRects().length > 0;
   const all = (selector) => [...document.querySelectorAll(selector)].filter(seen);
 
-  // Where somebody may scroll sideways: in code, and in what says that it can be scrolled, and can be by keyboard.
-  const mayScroll = (element) => element.localName === "pre" || element.localName === "textarea" ||
-    element.localName === "input" || element.tabIndex >= 0 && element.matches("[aria-label],[aria-labelledby]");
+  // What may be scrolled sideways in itself: code, fields, and a figure that says so and can be scrolled by keyboard.
+  const mayScroll = (element) => ["pre", "textarea", "input"].includes(element.localName) ||
+    element.tabIndex >= 0 && element.matches("[aria-label],[aria-labelledby]") && element.querySelector("img,svg") && !element.innerText.trim();
   const scrolls = (element) => ["auto", "scroll"].includes(getComputedStyle(element).overflowX);
 
   // Controls that stop the Tab key. Of radio buttons with one name only one does.
@@ -52,7 +52,7 @@
       }
       for (const element of all("body *")) {
         if (scrolls(element) && element.scrollWidth > element.clientWidth && !mayScroll(element)) {
-          found.push(`${describe(element)} is to be scrolled sideways, and does not say so: ${element.scrollWidth} px in ${element.clientWidth}`);
+          found.push(`${describe(element)} is to be scrolled sideways: ${element.scrollWidth} px in ${element.clientWidth}`);
         }
       }
       return found;

@@ -73,10 +73,13 @@ type Counts struct {
 
 // Open returns a pool of connections to d, closed at the end of the test.
 func (d *DB) Open(t testing.TB) *sql.DB {
-	db := sql.OpenDB(connector{d, cmp.Or(d.Named, d.Behind)})
+	db := sql.OpenDB(d.Connector())
 	t.Cleanup(func() { db.Close() })
 	return db
 }
+
+// Connector opens connections to d, for a program that is no test.
+func (d *DB) Connector() driver.Connector { return connector{d, cmp.Or(d.Named, d.Behind)} }
 
 // Change changes the functions of d while it is in use.
 func (d *DB) Change(change func(*DB)) {

@@ -15,6 +15,7 @@ var commit = Failure{
 	Why:   "The handler has written to the client when the middleware commits. Nobody is left to tell but the log.",
 	Mend:  "Hold the answer back until COMMIT has succeeded, with its headers, up to a limit, and break it off beyond.",
 	Well:  "COMMIT works",
+	Doc:   "1-no-client-gets-a-complete-success-for-work-that-is-not-committed",
 
 	guilty: "tx.Commit()", file: "commit.go", handler: "addNote",
 	conns: 2,

@@ -15,6 +15,7 @@ var conflict = Failure{
 	Why:   "The database has refused the other one so that it comes again. The middleware passes it on as a 500.",
 	Mend:  "Run the handler again: know the errors of the driver, keep the request's body, hold the answer back, wait a moment longer each time, and stop.",
 	Well:  "One after the other",
+	Doc:   "9-a-client-does-not-notice-a-retry",
 
 	guilty: "if sw.status >= 400", file: "conflict.go", handler: "addOne",
 	conns: 4,

@@ -24,6 +24,7 @@ type Failure struct {
 	Why   string // why it does, by hand
 	Mend  string // what would have to be written by hand
 	Well  string // the name of the run without trouble
+	Doc   string // the part of docs/guarantees.md
 
 	guilty  string // a text that is in the guilty line of the code, and in no other
 	handler string // the function that makes the handler

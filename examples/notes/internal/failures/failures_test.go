@@ -147,6 +147,25 @@ func TestCancelledRunEnds(t *testing.T) {
 	}
 }
 
+// TestDocIsThere: each card leads to a heading of the guarantees.
+func TestDocIsThere(t *testing.T) {
+	text, err := os.ReadFile("../../../../docs/guarantees.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchors := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if title, ok := strings.CutPrefix(line, "## "); ok {
+			anchors[strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(title)), ".", ""), " ", "-")] = true
+		}
+	}
+	for _, f := range All {
+		if !anchors[f.Doc] {
+			t.Errorf("%s: docs/guarantees.md has no part %q", f.ID, f.Doc)
+		}
+	}
+}
+
 // TestTheCodeIsTheSource: what the page shows stands in the files, letter by letter, with one guilty line each.
 func TestTheCodeIsTheSource(t *testing.T) {
 	src, err := os.ReadFile("byhand.go")

@@ -13,6 +13,7 @@ var hint = Failure{
 	Why:   "The first status is 103, which is below 400, so the middleware commits what the 422 should have undone.",
 	Mend:  "Let only a status from 200 up count, and 101.",
 	Well:  "The tag is fine",
+	Doc:   "10-the-writer-stays-a-writer",
 
 	guilty: "if w.status == 0", file: "hint.go", handler: "addWithHint",
 	conns: 2,

@@ -12,6 +12,7 @@ var idle = Failure{
 	Why:   "Each request begins a transaction, whether or not it will use one, and waits for a connection first.",
 	Mend:  "Begin at the first statement: the transaction becomes something that every handler has to ask for, and that knows how to end if nobody has.",
 	Well:  "No report meanwhile",
+	Doc:   "3-a-request-that-does-not-use-the-database-takes-no-connection",
 
 	guilty: "db.BeginTx(", file: "idle.go", handler: "health",
 	conns:  1,

@@ -14,6 +14,7 @@ var panicked = Failure{
 	Why:   "A panic leaves the function between BEGIN and COMMIT. net/http survives it; the transaction stays open, with its connection and its locks.",
 	Mend:  "End the transaction in a deferred function, which runs at a panic and at runtime.Goexit too.",
 	Well:  "No panic",
+	Doc:   "4-no-success-by-accident",
 
 	guilty: "next.ServeHTTP(", file: "panicked.go", handler: "addTagged",
 	conns:  2,
