@@ -198,13 +198,13 @@
     // What has to be scrolled is shown whole while axe-core looks at colours: it can't tell what is behind a text that
     // is cut off.
     unfold() {
-      globalThis.browserFolded = all("body *").filter(scrolls).map((element) => [element, element.style.overflow, element.style.width]);
+      globalThis.browserFolded = all("body *").filter(scrolls).map((element) => [element, element.style.cssText]);
       for (const [element] of globalThis.browserFolded) Object.assign(element.style, { overflow: "visible", width: "max-content" });
       return true;
     },
 
     fold() {
-      for (const [element, overflow, width] of globalThis.browserFolded) Object.assign(element.style, { overflow, width });
+      for (const [element, style] of globalThis.browserFolded) element.style.cssText = style;
       delete globalThis.browserFolded;
       return true;
     },
