@@ -60,8 +60,11 @@ var Checks = []Check{
 	{"keyboard", "the Tab key reaches every control and leaves it again, and one sees where it is", false, (*Page).keyboard},
 }
 
-// Inspect makes all checks on the page as it is shown now, and returns what is wrong.
+// Inspect makes all checks on the page as it is shown now, with all that is folded away unfolded, and returns what is wrong.
 func Inspect(p *Page) (found []string, err error) {
+	if _, err := Eval[bool](p, checkJS("openDetails")); err != nil {
+		return nil, err
+	}
 	for _, check := range Checks {
 		if p.view.Dark && !check.ByColour {
 			continue
@@ -74,7 +77,8 @@ func Inspect(p *Page) (found []string, err error) {
 			found = append(found, check.Name+": "+problem)
 		}
 	}
-	return found, nil
+	_, err = Eval[bool](p, checkJS("closeDetails"))
+	return found, err
 }
 
 // InspectAll makes all checks in every view, without loading the page again: for pages that are the answer to a form.

@@ -195,11 +195,26 @@
 
     focusedInfo() { return document.activeElement ? describe(document.activeElement) : ""; },
 
-    // What has to be scrolled is shown whole while axe-core looks at colours: it can't tell what is behind a text that
-    // is cut off.
+    // What is folded away is looked at, too.
+    openDetails() {
+      globalThis.browserOpened = all("details:not([open])");
+      for (const details of globalThis.browserOpened) details.open = true;
+      return true;
+    },
+
+    closeDetails() {
+      for (const details of globalThis.browserOpened) details.open = false;
+      delete globalThis.browserOpened;
+      return true;
+    },
+
+    // Lines that have to be scrolled are broken while axe-core looks at colours: it can't tell what is behind a text that is
+    // cut off.
     unfold() {
       globalThis.browserFolded = all("body *").filter(scrolls).map((element) => [element, element.style.cssText]);
-      for (const [element] of globalThis.browserFolded) Object.assign(element.style, { overflow: "visible", width: "max-content" });
+      for (const [element] of globalThis.browserFolded) {
+        Object.assign(element.style, { overflow: "visible", whiteSpace: "pre-wrap", overflowWrap: "anywhere" });
+      }
       return true;
     },
 

@@ -83,6 +83,8 @@ var brokenPages = []broken{
 		check: "overflow", want: "in a window of 390", view: telephoneLight},
 	{name: "a very wide box", old: `<p id="text">`, new: `<div style="width: 1500px">wide</div><p id="text">`,
 		check: "overflow", want: `"wide"`},
+	{name: "a wide box that is folded", old: `There is <a href="/more">`, new: `<span style="display: inline-block; width: 1500px">There is</span> <a href="/more">`,
+		check: "overflow", want: "1280"},
 	{name: "made for desktops", old: `<meta name="viewport" content="width=device-width, initial-scale=1">`, new: ``,
 		check: "overflow", want: "980 px wide in a window of 390", view: telephoneLight},
 	{name: "a box that scrolls in itself", old: `<p id="text">`,
@@ -119,6 +121,8 @@ var brokenPages = []broken{
 		new:   `<p style="background: linear-gradient(#fff, #000); color: #777">Read me</p><p id="text">`,
 		check: "contrast", want: "color-contrast"},
 
+	{name: "pale where it is folded", old: `There is <a href="/more">`, new: `<span style="color: #aaa">There is</span> <a href="/more">`,
+		check: "contrast", want: "color-contrast"},
 	{name: "pale code that is scrolled", old: `<code>`, new: `<code style="color: #aaa">`,
 		check: "contrast", want: "insufficient color contrast", view: telephoneLight},
 

@@ -86,6 +86,7 @@ func TestNotesAnnouncedWhenCommitHasAnswered(t *testing.T) {
 	p := person{t, open(t, Views[0])}
 	p.goTo(s.URL+"/", 200)
 	p.must(p.Listen())
+	listening(t, p.Page)
 
 	if err := postNote(s, "refused", ""); err == nil || !strings.Contains(err.Error(), "500") {
 		t.Fatalf("the COMMIT that is refused is answered with %v, want 500", err)

@@ -161,6 +161,14 @@ func TestNotesCounterByKeyboard(t *testing.T) {
 	p.looks()
 }
 
+// listening waits until the service has the window among those that it announces notes to.
+func listening(t *testing.T, window *Page) {
+	t.Helper()
+	if err := window.Wait("source.readyState === EventSource.OPEN"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestNotesAnnouncedAfterCommit has a note and a form that fail after the note was written, and then one that does not.
 func TestNotesAnnouncedAfterCommit(t *testing.T) {
 	s := start(t, "notes")
@@ -168,6 +176,7 @@ func TestNotesAnnouncedAfterCommit(t *testing.T) {
 	if _, err := window.Open(s.URL + "/"); err != nil {
 		t.Fatal(err)
 	}
+	listening(t, window)
 	refuse := func() error {
 		writer.goTo(s.URL+"/notes/new", 200)
 		writer.overwrite("Half a note")
