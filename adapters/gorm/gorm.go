@@ -20,8 +20,11 @@ import (
 // Conditions, hooks and settings of db are kept. Transaction and SavePoint of the session
 // are savepoints of the request's transaction, which gorm does not release, and whose
 // rollback drops no hooks of sqlreq's; Begin, Commit and Rollback are errors that say what
-// to do. Prepared statements (PrepareStmt) run in the transaction, too: what their own
-// errors say of a conflict, sqlreq learns only if the handler returns them.
+// to do. Prepared statements (Session with PrepareStmt) run in the transaction, too: what their own
+// errors say of a conflict, sqlreq learns only if the handler returns them. gorm prepares
+// with a lock held that all its sessions wait for, without a context: begin before, by
+// sqlreq.Tx or any other statement. As a request's first one it waits for a connection of
+// the pool, and those who have one, for it, until its context ends.
 //
 // The session is for one goroutine and one context at a time: inside of sqlreq.Savepoint
 // or Registry.Atomic call DB again with the context that the function is given. With a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"gorm.io/gorm"
 
@@ -70,5 +71,56 @@ func TestSavepointsOfGorm(t *testing.T) {
 	log := strings.Join(f.Log(), ", ")
 	if strings.Count(log, ", SAVEPOINT ") != 1 || strings.Contains(log, "RELEASE") {
 		t.Errorf("got %s, want one savepoint that is not released", log)
+	}
+}
+
+// gorm prepares with a lock held that all its sessions wait for, without a context. If that
+// is the first statement of a request it waits for a connection, and whoever has that one,
+// and prepares the same, for gorm: DB's comment says to begin before. If this test fails,
+// gorm has changed, and the comment says too much.
+func TestPrepareStmtWaitsForAConnection(t *testing.T) {
+	for name, beginFirst := range map[string]bool{"as it comes": false, "begun before": true} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t, (&fakedb.DB{}).Open(t), false)
+			db.Session(&gorm.Session{PrepareStmt: true}) // starts a goroutine of gorm's, which never ends
+			synctest.Test(t, func(t *testing.T) {
+				const query = "INSERT INTO work (note) VALUES ('x')"
+				pool := (&fakedb.DB{}).Open(t)
+				pool.SetMaxOpenConns(1)
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: pool})
+				prepared := func(ctx context.Context) error {
+					if beginFirst {
+						if _, err := sqlreq.Tx(ctx); err != nil {
+							return err
+						}
+					}
+					return DB(ctx, db, sqlreq.DefaultKey).Session(&gorm.Session{PrepareStmt: true}).Exec(query).Error
+				}
+				has, goOn := make(chan struct{}), make(chan struct{})
+				first, second := make(chan error, 1), make(chan error, 1)
+				go func() {
+					first <- reg.Do(t.Context(), func(ctx context.Context) error {
+						if _, err := sqlreq.Tx(ctx); err != nil {
+							return err
+						}
+						close(has)
+						<-goOn
+						return prepared(ctx)
+					})
+				}()
+				<-has
+				ctx, leave := context.WithCancel(t.Context())
+				go func() { second <- reg.Do(ctx, prepared) }()
+				synctest.Wait() // it waits for the connection
+				close(goOn)
+				synctest.Wait()
+				if done := len(first) == 1; done != beginFirst {
+					t.Errorf("the first has ended %t, want %t", done, beginFirst)
+				}
+				leave()
+				<-first
+				<-second
+			})
+		})
 	}
 }

@@ -161,7 +161,7 @@ func longest(exported tracetest.SpanStubs, request string) ([]span, error) {
 func value(attrs []attribute.KeyValue, key string) string {
 	for _, a := range attrs {
 		if string(a.Key) == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""
