@@ -46,6 +46,8 @@ func TestErrors(t *testing.T) {
 		{"in memory, too many dependencies", mssql.Error{Number: 41839, Class: 16}, Retry},
 		{"duplicate key", mssql.Error{Number: 2627, Class: 14}, Answer},
 		{"uncommittable, rolled back", mssql.Error{Number: 3998, Class: 16}, AnswerEnd},
+		{"a trigger rolled back", mssql.Error{Number: 3609, Class: 16}, AnswerEnd},
+		{"an error in a trigger rolled back", mssql.Error{Number: 3616, Class: 16}, AnswerEnd},
 		{"COMMIT without a transaction", mssql.Error{Number: 3902, Class: 16}, Gone},
 		{"ROLLBACK without a transaction", mssql.Error{Number: 3903, Class: 16}, Gone},
 		{"SAVE TRANSACTION without a transaction", mssql.Error{Number: 628, Class: 16}, Gone},
@@ -115,7 +117,7 @@ func TestErrors(t *testing.T) {
 	for _, r := range rows {
 		r.want.Read(t, r.name, r.err)
 	}
-	if len(rows) != 83 {
+	if len(rows) != 85 {
 		t.Errorf("%d rows", len(rows))
 	}
 }

@@ -201,6 +201,8 @@ var failures = map[string]struct {
 	"UPDATE locked SET n = 1": {sqlError{1222, 16, "Lock request time out period exceeded."}, false},
 	// https://learn.microsoft.com/sql/relational-databases/in-memory-oltp/transactions-with-memory-optimized-tables
 	"UPDATE memory SET n = 1": {sqlError{41302, 16, "The current transaction attempted to update a record that has been updated since this transaction started. The transaction was aborted."}, true},
+	// https://learn.microsoft.com/sql/t-sql/language-elements/rollback-transaction-transact-sql, "General Remarks": in a trigger.
+	"UPDATE triggered SET n = 1": {sqlError{3609, 16, "The transaction ended in the trigger. The batch has been aborted."}, true},
 	// https://learn.microsoft.com/sql/t-sql/language-elements/try-catch-transact-sql, "Uncommittable Transactions and XACT_STATE":
 	// what is left of it at the end of the batch is rolled back.
 	doom: {sqlError{3998, 16, "Uncommittable transaction is detected at the end of the batch. The transaction is rolled back."}, true},
@@ -283,7 +285,7 @@ func (m *mssqlSession) rollbackTo(name string) *sqlError {
 
 // sqlServerEngine is the real driver before a server of the test's.
 func sqlServerEngine(name, file string, xactAbort bool) engine {
-	return engine{name: name, file: file, guards: true, savepoints: true, cells: 448, lies: map[string]int{
+	return engine{name: name, file: file, guards: true, savepoints: true, cells: 480, lies: map[string]int{
 		"a raw COMMIT and a 422":          4, // the driver's ROLLBACK says nothing: without Guard and without a Savepoint nobody is asked
 		"a raw COMMIT, a BEGIN and a 422": 8, // XACT_STATE() is that of another transaction: only a Savepoint tells
 	}, open: func(t *testing.T) world {
@@ -299,6 +301,7 @@ func sqlServerEngine(name, file string, xactAbort bool) engine {
 				statement("a snapshot conflict", "UPDATE snapshot SET n = 1", true),
 				statement("a lock timeout", "UPDATE locked SET n = 1", true),
 				statement("a write conflict in memory", "UPDATE memory SET n = 1", true),
+				statement("a trigger that rolls back", "UPDATE triggered SET n = 1", true),
 				statement("doomed", doom, true),
 				statement("a COMMIT that is refused", "UPDATE validated SET n = 1", false),
 				quiet("COMMIT lost before", next(lostBefore)),

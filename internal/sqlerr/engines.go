@@ -108,6 +108,7 @@ var (
 		41839, // too many dependencies
 	}
 	sqlServerEnds = []int32{1205, 3960, 41302,
+		3609, 3616, // a trigger, or an error in one, has rolled back
 		3998} // what an error made uncommittable was rolled back at the end of the batch
 	sqlServerGone = []int32{3902, 3903, 628, // COMMIT, ROLLBACK, SAVE TRANSACTION without a BEGIN TRANSACTION
 		6401} // no such savepoint

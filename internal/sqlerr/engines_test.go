@@ -51,6 +51,8 @@ func TestErrorsOfOtherEngines(t *testing.T) {
 		{"SQL Server SAVE TRANSACTION without a transaction", mssql.Error{Number: 628, Class: 16}, gone},
 		{"SQL Server no such savepoint", mssql.Error{Number: 6401, Class: 16}, gone},
 		{"SQL Server rolled back what could not be committed", mssql.Error{Number: 3998, Class: 16}, answerEnds},
+		{"SQL Server, the transaction ended in the trigger", mssql.Error{Number: 3609, Class: 16}, answerEnds},
+		{"SQL Server, an error in a trigger rolled back", mssql.Error{Number: 3616, Class: 16}, answerEnds},
 		{"SQL Server's connection is severed", mssql.ServerError{Inner: mssql.Error{Number: 3314, Class: 17}}, lostReply},
 		{"SQL Server's words", errors.New("mssql: The transaction manager does not have an active transaction."), gone},
 		{"SQL Server without a number", mssql.Error{}, nothing},
