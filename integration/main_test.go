@@ -27,7 +27,8 @@ type database struct {
 	driver  string
 	dsn     func(testing.TB) string
 	dialect conformance.Dialect
-	leftOut int // checks of what it does not have
+	leaving string // the driver whose SQL has sqlreq_leave; "" if that is driver
+	leftOut int    // checks of what it does not have
 }
 
 // databases are those of the files named after the drivers.

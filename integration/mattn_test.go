@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/mattn/go-sqlite3"
-	"github.com/sqlreq/sqlreq/integration/conformance"
 )
 
 func init() {
@@ -23,7 +22,8 @@ func init() {
 		dsn: func(t testing.TB) string {
 			return "file:" + file(t) + "?_foreign_keys=1&_busy_timeout=10000&_journal_mode=WAL&_synchronous=OFF"
 		},
-		dialect: conformance.SQLite,
+		dialect: leavingSQLite(),
+		leaving: "sqlite3_leave",
 		leftOut: 2,
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/sqlreq/sqlreq"
+	"github.com/sqlreq/sqlreq/integration/conformance"
 	"github.com/sqlreq/sqlreq/internal/servers"
 )
 
@@ -283,6 +284,17 @@ var sqliteDrivers = make(map[string]func(path string) string)
 
 // leave is what the SQL function sqlreq_leave calls: it is how a context ends while a statement runs.
 var leave atomic.Pointer[context.CancelFunc]
+
+// leavingSQLite is the dialect for those drivers.
+func leavingSQLite() conformance.Dialect {
+	d := conformance.SQLite
+	d.Sleep = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n WHERE sqlreq_leave() = 1"
+	d.Leaves = func(fn func()) {
+		cancel := context.CancelFunc(fn)
+		leave.Store(&cancel)
+	}
+	return d
+}
 
 func callLeave() int64 {
 	if cancel := leave.Load(); cancel != nil {

@@ -30,7 +30,7 @@ var checks = []check{
 	{"G4", "error, panic, Goexit, status, CommitIf, abort, defer tx.Rollback: nothing stays", failures},
 	{"G4", "a constraint error that the handler ignored, through Key and *sql.Tx, with and without Guard: success and hooks only if the work is there", swallowed},
 	{"G4", "a client that leaves before COMMIT, between statements", leavesBetween},
-	{"G4", "a client that leaves during a statement", leavesDuring},
+	{"G4", "a client that leaves during a SELECT, or an INSERT, through Key and *sql.Tx, with and without Guard: a rollback is told only if nothing stayed", leavesDuring},
 	{"G4", "a wait for the pool in vain is a 503", poolIsEmpty},
 	{"G4", "a read-only GET is answered, and persists nothing", readOnly},
 	{"G5", "no connection is held while a client sends or receives", slowClient},
@@ -337,38 +337,6 @@ func leavesBetween(r *run) verdict {
 	r.rows(0)
 	if got, want := events.outcomes(), "RolledBack"; got != want {
 		r.Errorf("events %s, want %s", got, want)
-	}
-	return yes
-}
-
-func leavesDuring(r *run) verdict {
-	if r.dialect.Sleep == "" {
-		return leavesWhileItRuns(r)
-	}
-	reg, events := r.registry()
-	r.leaves(reg, func(ctx context.Context, leave func()) {
-		r.mustInsert(ctx, "x")
-		go func() {
-			defer leave()
-			if r.dialect.Sleeping != "" {
-				r.eventually("the statement runs", func() bool {
-					var n int
-					return r.db.QueryRow(r.dialect.Sleeping).Scan(&n) == nil && n > 0
-				})
-			}
-		}()
-		var v any
-		if err := main.QueryRowContext(ctx, r.dialect.Sleep).Scan(&v); err == nil {
-			r.Errorf("%s: came to its end", r.dialect.Sleep)
-		}
-		// What follows would commit by itself where the database has ended the transaction.
-		if err := r.insert(context.WithoutCancel(ctx), "y"); err == nil && ctx.Err() == nil {
-			r.Error("the context lives on")
-		}
-	})
-	r.rows(0)
-	if got := events.outcomes(); got != "RolledBack" {
-		r.Errorf("events %s, want RolledBack", got)
 	}
 	return yes
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/sqlreq/sqlreq"
@@ -248,24 +247,65 @@ func lateConflict(r *run) verdict {
 	return yes
 }
 
-// leavesWhileItRuns is for statements that nothing ends early.
-func leavesWhileItRuns(r *run) verdict {
-	for _, w := range r.ways()[:2] {
-		reg, events := r.registry()
-		var ran []string
-		r.leaves(reg, func(ctx context.Context, leave func()) {
-			hooked(r, ctx, &ran)
-			if err := w.exec(ctx, insertX); err != nil {
-				r.Error(err)
-			}
-			go leave()
-			_ = w.exec(ctx, r.dialect.Work) // it may come to its end
-			<-ctx.Done()
-			_ = w.exec(context.WithoutCancel(ctx), insertX)
-		})
-		if n := r.stored(); n != 0 || events.outcomes() != "RolledBack" || !slices.Equal(ran, []string{"rollback"}) {
-			r.Errorf("%s: %d rows, events %s, hooks %q, want none, RolledBack, rollback", w.name, n, events.outcomes(), ran)
+// leavesDuring: the client leaves while a statement runs, and the handler goes on.
+func leavesDuring(r *run) verdict {
+	sleep := r.dialect.Sleep
+	if sleep == "" {
+		sleep = r.dialect.Work
+	}
+	for _, w := range r.ways() {
+		for _, statement := range []string{sleep, "INSERT INTO sqlreq_work (note) " + sleep} {
+			r.leavesDuring(w, statement)
 		}
 	}
-	return but("the driver does not interrupt the statement; what the request did is rolled back when it has returned")
+	if r.dialect.Sleep == "" {
+		return but("the driver does not interrupt the statement, or loses that where the client leaves right before it runs; what the request did is rolled back when it has returned")
+	}
+	return yes
+}
+
+func (r *run) leavesDuring(w way, statement string) {
+	reg, events := r.registry(sqlreq.Binding{DB: r.db, Guard: w.guard})
+	var ran []string
+	r.leaves(reg, func(ctx context.Context, leave func()) {
+		hooked(r, ctx, &ran)
+		if err := w.exec(ctx, insertX); err != nil {
+			r.Error(err)
+		}
+		switch {
+		case r.dialect.Leaves != nil:
+			r.dialect.Leaves(leave)
+		case r.dialect.Sleeping != "":
+			go func() {
+				defer leave()
+				r.eventually("the statement runs", func() bool {
+					var n int
+					return r.db.QueryRow(r.dialect.Sleeping).Scan(&n) == nil && n > 0
+				})
+			}()
+		default:
+			go leave()
+		}
+		var err error
+		if strings.HasPrefix(statement, "INSERT") {
+			err = w.exec(ctx, statement)
+		} else {
+			var v any
+			err = w.query(ctx, statement).Scan(&v)
+		}
+		if err == nil && r.dialect.Sleep != "" {
+			r.Errorf("%s: %s came to its end", w.name, statement)
+		}
+		<-ctx.Done()
+		// This commits by itself where the database has ended the transaction.
+		_ = w.exec(context.WithoutCancel(ctx), insertX)
+	})
+	got, rows := fmt.Sprint(events.outcomes(), ran), r.stored()
+	byTx := strings.HasPrefix(w.name, "*sql.Tx")
+	switch {
+	case got == "RolledBack[rollback]" && rows == 0:
+	case got == "Ended[]" && byTx: // an end that only the server knows, and what ran after it
+	default:
+		r.Errorf("%s, %s: %s, %d rows, want a rollback if there are none, and otherwise none", w.name, statement, got, rows)
+	}
 }

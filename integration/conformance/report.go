@@ -11,7 +11,11 @@ type Report struct {
 	Results []Result
 	facts   facts
 	strange string // an error of a conflict that was not recognized
+	ran     int    // checks
 }
+
+// Complete reports whether all checks have run: none was left out by only, or by the flag -run.
+func (r Report) Complete() bool { return r.ran == len(checks) }
 
 // LeftOut returns how many checks are of something that the database does not have.
 func (r Report) LeftOut() (n int) {

@@ -16,7 +16,6 @@ require (
 	github.com/duckdb/duckdb-go/v2 v2.10504.0
 	github.com/glebarez/go-sqlite v1.22.0
 	github.com/ncruces/go-sqlite3 v0.34.1
-	github.com/sqlreq/sqlreq v0.1.0
 	github.com/sqlreq/sqlreq/integration v0.0.0
 )
 
@@ -41,6 +40,7 @@ require (
 	github.com/ncruces/julianday v1.0.0 // indirect
 	github.com/pierrec/lz4/v4 v4.1.25 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
+	github.com/sqlreq/sqlreq v0.1.0 // indirect
 	github.com/zeebo/xxh3 v1.1.0 // indirect
 	golang.org/x/exp v0.0.0-20260112195511-716be5621a96 // indirect
 	golang.org/x/mod v0.36.0 // indirect
