@@ -17,12 +17,12 @@ func TestOutbox(t *testing.T) {
 		if err := s.judge.QueryRow("SELECT payload FROM outbox WHERE tenant = 'acme' AND topic = 'order.placed'").Scan(&payload); err != nil {
 			t.Fatal(err)
 		}
-		var event shop.Order
+		var event map[string]int64
 		if err := json.Unmarshal([]byte(payload), &event); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "the event's order", event.ID, s.number("SELECT id FROM orders"))
-		equal(t, "the event's total", event.Total, 900)
+		equal(t, "the event's order", event["order"], s.number("SELECT id FROM orders"))
+		equal(t, "the event's total", event["total"], 900)
 
 		// No event, no order.
 		if s.postgres {
