@@ -161,14 +161,14 @@ var (
 		orders:   "SELECT id, tenant, product, quantity, total, confirmed FROM orders",
 		payments: "SELECT order_id, received FROM payments",
 		jobs:     "SELECT args->>'order', CASE state WHEN 'completed' THEN 1 ELSE 0 END FROM river_job WHERE kind = 'confirm'",
-		outbox:   "SELECT payload->>'id', 0 FROM outbox WHERE topic = 'order.placed'",
+		outbox:   "SELECT payload->>'order', 0 FROM outbox WHERE topic = 'order.placed'",
 		stock:    "SELECT tenant, id, stock FROM products",
 	}
 	sqliteQueries = queries{
 		orders:   postgresQueries.orders,
 		payments: postgresQueries.payments,
 		jobs:     "SELECT order_id, state = 'completed' FROM jobs",
-		outbox:   "SELECT payload->>'id', 0 FROM outbox WHERE topic = 'order.placed'",
+		outbox:   "SELECT payload->>'order', 0 FROM outbox WHERE topic = 'order.placed'",
 		stock:    postgresQueries.stock,
 	}
 )

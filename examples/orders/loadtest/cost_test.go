@@ -31,7 +31,7 @@ type contender struct {
 
 // How long a contender is measured in a round, and how often.
 const (
-	costRounds      = 5
+	costRounds      = 9
 	costTime        = 2 * time.Second
 	costClients     = 8
 	costConnections = 16         // of each process

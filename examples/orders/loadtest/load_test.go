@@ -130,7 +130,7 @@ func (r round) run(t *testing.T) []finding {
 // sizes are those of the rounds, one after the other.
 func sizes() []size {
 	if *long {
-		return slices.Repeat([]size{{orders: 2000, kills: 30, clients: 8}}, 4)
+		return slices.Repeat([]size{{orders: 1500, kills: 25, clients: 8}}, 3)
 	}
 	return []size{{orders: 300, kills: 8, clients: 8}}
 }
