@@ -39,6 +39,7 @@ func outcomes(rows []row) []string {
 // TestOutcomesAreThoseOfTheFile kills three servers at each point.
 func TestOutcomesAreThoseOfTheFile(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("TMP", os.Getenv("TMPDIR")) // Windows
 	rows, err := measure(t.Context(), 3)
 	if err != nil {
 		t.Fatal(err)

@@ -97,6 +97,7 @@ func (s *server) askAndDie(ctx context.Context, item string, at point) (string, 
 	go func() {
 		seen, err := s.ask(ctx, item, at)
 		answer <- told{seen, err}
+		s.cmd.Process.Kill() // an answer where it should have stopped: let nobody wait for that
 	}()
 	err := s.expect(stopped)
 	s.kill()

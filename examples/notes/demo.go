@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/sqlreq/sqlreq"
@@ -42,7 +43,7 @@ func (s *server) runDemo(w http.ResponseWriter, r *http.Request) error {
 	for _, f := range wanted {
 		result, err := f.Run(r.Context(), trouble)
 		if err != nil {
-			return err
+			return failed(err)
 		}
 		results[f.ID] = &result
 	}
@@ -55,6 +56,20 @@ func (s *server) renderDemo(w http.ResponseWriter, results map[string]*failures.
 		cards = append(cards, card{f, results[f.ID]})
 	}
 	return s.render(w, http.StatusOK, "demo", cards)
+}
+
+// showCard is for somebody who asks again for the address of a result: it leads to the card.
+func (s *server) showCard(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("failure")
+	switch {
+	case id == "all":
+		http.Redirect(w, r, "/demo", http.StatusSeeOther)
+	case failures.Find(id) != nil:
+		http.Redirect(w, r, "/demo#"+id, http.StatusSeeOther)
+	default:
+		return sqlreq.Errorf(http.StatusNotFound, "There is no such failure.")
+	}
+	return nil
 }
 
 // oncePage shows what a repeat does after its server was killed. Nothing is killed until somebody presses a button.
@@ -71,10 +86,14 @@ func (s *server) runOnce(w http.ResponseWriter, r *http.Request) error {
 	defer leave()
 	result, err := once.Run(r.Context(), r.PostFormValue("run") != "well")
 	if err != nil {
-		return err
+		return failed(err)
 	}
 	return s.renderOnce(w, &result)
 }
+
+// failed is the error of a demo that could not run. It does not wrap the cause: a conflict in a database of the demo is
+// no reason to run this request again.
+func failed(err error) error { return fmt.Errorf("demo: %v", err) }
 
 func (s *server) renderOnce(w http.ResponseWriter, result *once.Result) error {
 	code := once.Code()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/examples/notes/internal/failures"
 )
 
@@ -53,6 +54,16 @@ func TestDemoCards(t *testing.T) {
 	}
 	equal(t, "all", verdicts(t, s.form("/demo/all", nil).body), strings.TrimSpace(strings.Repeat("bad good ", len(failures.All))))
 	s.form("/demo/nothing", nil).is(t, 404, "There is no such failure.")
+}
+
+func TestAddressesOfResultsLeadToTheirCards(t *testing.T) {
+	s := start(t)
+	for path, card := range map[string]string{"/demo/commit": "/demo#commit", "/demo/conflict": "/demo#conflict", "/demo/all": "/demo"} {
+		got := s.get(path)
+		got.is(t, 303)
+		got.leadsTo(t, card)
+	}
+	s.get("/demo/nothing").is(t, 404, "There is no such failure.")
 }
 
 // TestDemoPageSaysWhatWasTold: statuses, counts and the log are on the page.
@@ -107,6 +118,22 @@ func TestDemoHoldsNoConnection(t *testing.T) {
 	defer conn.Close()
 	for _, path := range []string{"/demo/commit", "/demo/once"} {
 		s.form(path, nil).is(t, 200)
+	}
+}
+
+// conflict is an error for which sqlreq runs a request again.
+type conflict struct{}
+
+func (conflict) Error() string    { return "could not serialize access" }
+func (conflict) SQLState() string { return "40001" }
+
+// TestConflictInADemoIsNoConflictOfThePage: otherwise the whole demo would run again, up to fifty times.
+func TestConflictInADemoIsNoConflictOfThePage(t *testing.T) {
+	if !sqlreq.IsRetryable(conflict{}) {
+		t.Fatal("not even the error itself is a conflict")
+	}
+	if err := failed(conflict{}); sqlreq.IsRetryable(err) || !strings.Contains(err.Error(), "serialize") {
+		t.Errorf("%v is a conflict, or says nothing", err)
 	}
 }
 

@@ -142,6 +142,7 @@ func TestImportRefusesWhatIsNoFile(t *testing.T) {
 	s.upload("a,b\n1,2\n").is(t, 422, "no column")
 	s.upload("title\n"+strings.Repeat("x", 2<<20)).is(t, 413)
 	s.form("/import", nil).is(t, 400)
+	s.do(s.request("POST", "/import", "multipart/form-data; boundary=x", "--x--\r\n")).is(t, 422, "Choose a file first.", `aria-invalid="true"`)
 }
 
 func TestExportCanBeImportedAndRunsNoFormulas(t *testing.T) {

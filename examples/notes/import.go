@@ -43,6 +43,9 @@ func (s *server) importFile(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	// The whole file arrives before the first statement: a slow upload holds no connection.
 	file, header, err := r.FormFile("file")
+	if errors.Is(err, http.ErrMissingFile) {
+		return sqlreq.Errorf(http.StatusUnprocessableEntity, "Choose a file first.")
+	}
 	if err != nil {
 		return badRequest("The upload could not be read", err)
 	}

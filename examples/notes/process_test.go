@@ -52,6 +52,8 @@ func TestProcess(t *testing.T) {
 	stream := s.listen("/events")
 	s.json("POST", "/api/notes", `{"title": "Milk"}`).is(t, 201)
 	equal(t, "announced", stream.next().Title, "Milk")
+	// The program itself is what it starts and kills.
+	equal(t, "killed", verdicts(t, s.form("/demo/once", nil).body), "bad good")
 
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

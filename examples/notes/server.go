@@ -100,6 +100,7 @@ func (s *server) routes() http.Handler {
 	handle("GET /imports/{id}", s.importReport)
 	handle("GET /events", s.events)
 	handle("GET /demo", s.demoPage)
+	handle("GET /demo/{failure}", s.showCard)
 	handle("POST /demo/{failure}", s.runDemo)
 	handle("POST /demo/fail", s.failAfterInsert)
 	handle("GET /demo/once", s.oncePage)
@@ -118,10 +119,10 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-// static serves the files that pages are made with. They are asked for by name; folders are not shown.
+// static serves the files that pages are made with. They are asked for by name: one that ends in a slash, as a folder's does, is none.
 func (s *server) static(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/")
-	if info, err := fs.Stat(files, name); err != nil || info.IsDir() {
+	if _, err := fs.Stat(files, name); err != nil {
 		s.renderError(w, r, sqlreq.Errorf(http.StatusNotFound, "There is no such file."))
 		return
 	}

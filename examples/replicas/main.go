@@ -56,7 +56,7 @@ func run(ctx context.Context, addr, primaryDSN, standbyDSN string) error {
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: if another program has the port, choose one with -addr, such as -addr localhost:8099", err)
 	}
 	fmt.Printf("http://%s\n", l.Addr())
 	srv := &http.Server{Handler: handler, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}

@@ -96,7 +96,12 @@ func play(ctx context.Context, way string, kill bool) (side Side, err error) {
 	}
 	defer first.kill()
 	told := make(chan string, 1)
-	go func() { told <- first.order(ctx, key) }()
+	go func() {
+		told <- first.order(ctx, key)
+		if kill {
+			first.cmd.Process.Kill() // an answer where it should have stopped: let nobody wait for that
+		}
+	}()
 	if kill {
 		if err := first.expect(committed); err != nil {
 			return side, err

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 
 func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
+	t.Setenv("TMP", os.Getenv("TMPDIR")) // Windows
 	r, err := Run(t.Context(), true)
 	if err != nil {
 		t.Fatal(err)

@@ -18,7 +18,6 @@ import (
 type DB struct {
 	*sql.DB
 	Begun       atomic.Int64 // transactions, since the file was opened
-	Committed   atomic.Int64
 	afterCommit func()
 }
 
@@ -90,7 +89,6 @@ func (t tx) Commit() error {
 	if err := t.Tx.Commit(); err != nil {
 		return err
 	}
-	t.db.Committed.Add(1)
 	if t.db.afterCommit != nil {
 		t.db.afterCommit()
 	}
