@@ -250,3 +250,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// sameDatabase returns the DSN of the database of another server.
+func sameDatabase(t testing.TB, server, dsn string) string {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = of.Path
+	return u.String()
+}

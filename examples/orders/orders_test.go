@@ -59,7 +59,7 @@ func TestRepeatOrdersOnce(t *testing.T) {
 		equal(t, "stats", s.stats(), shop.Stats{Orders: 1, Payments: 1, Jobs: 1, Outbox: 1, Sold: 1, Stock: 99, Initial: 100})
 
 		s.order("acme", "k1", `{"product": 1, "quantity": 2}`).is(t, 422) // another order with the key
-		s.order("globex", "k1", body).is(t, 201)                         // the same key of somebody else
+		s.order("globex", "k1", body).is(t, 201)                          // the same key of somebody else
 		equal(t, "orders", s.stats().Orders, 2)
 	})
 }

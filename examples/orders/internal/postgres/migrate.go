@@ -41,7 +41,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, stock int64) error {
 		return err
 	}
 	if _, err := river.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return fmt.Errorf("River: %w", err)
+		return fmt.Errorf("the tables of River: %w", err)
 	}
 	for _, query := range idempotency.PostgreSQL.Schema("") {
 		if _, err := session.Exec(ctx, query); err != nil {
@@ -79,17 +79,16 @@ func apply(ctx context.Context, session *pgx.Conn, name string) error {
 	})
 }
 
-// seed puts the assortment of each tenant there that is new.
+// seed puts the assortment of each tenant there that is new. The policies hold for the owner of the tables too.
 func seed(ctx context.Context, session *pgx.Conn, stock int64) error {
 	return pgx.BeginFunc(ctx, session, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL ROLE orders_admin"); err != nil {
-			return err
-		}
 		q := ordersdb.New(tx)
 		for _, name := range tenant.All {
+			if _, err := tx.Exec(ctx, "SELECT set_config('app.tenant', $1, true)", name); err != nil {
+				return err
+			}
 			for _, p := range shop.Assortment(stock) {
-				p.Tenant = name
-				if err := q.Seed(ctx, ordersdb.SeedParams(p)); err != nil {
+				if err := q.Seed(ctx, ordersdb.SeedParams{ID: p.ID, Name: p.Name, Price: p.Price, Stock: p.Stock, Initial: p.Initial}); err != nil {
 					return err
 				}
 			}

@@ -33,7 +33,7 @@ UPDATE orders SET confirmed = confirmed + 1 WHERE id = $1;
 INSERT INTO outbox (topic, payload) VALUES ($1, $2);
 
 -- name: Seed :exec
-INSERT INTO products (tenant, id, name, price, stock, initial) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO products (id, name, price, stock, initial) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (tenant, id) DO NOTHING;
 
 -- name: Stats :one

@@ -246,12 +246,11 @@ func (q *Queries) Receive(ctx context.Context, arg ReceiveParams) (int64, error)
 }
 
 const seed = `-- name: Seed :exec
-INSERT INTO products (tenant, id, name, price, stock, initial) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO products (id, name, price, stock, initial) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (tenant, id) DO NOTHING
 `
 
 type SeedParams struct {
-	Tenant  string
 	ID      int64
 	Name    string
 	Price   int64
@@ -261,7 +260,6 @@ type SeedParams struct {
 
 func (q *Queries) Seed(ctx context.Context, arg SeedParams) error {
 	_, err := q.db.Exec(ctx, seed,
-		arg.Tenant,
 		arg.ID,
 		arg.Name,
 		arg.Price,
