@@ -50,6 +50,7 @@ func (n *newsroom) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // TestAnnounced shows the check of announcements red in three ways.
 func TestAnnounced(t *testing.T) {
+	t.Parallel()
 	const live = `<p id="live" role="status"></p>`
 	for _, c := range []struct {
 		name string

@@ -10,6 +10,7 @@ import (
 
 // TestVerdicts shows the check of cards red in each way.
 func TestVerdicts(t *testing.T) {
+	t.Parallel()
 	const (
 		bad  = `<section class="side bad"><h3>By hand</h3><p class="verdict">✗ Somebody believes in it.</p></section>`
 		fine = `<section class="side good"><h3>By hand</h3><p class="verdict">✓ It was committed.</p></section>`

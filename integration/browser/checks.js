@@ -188,6 +188,7 @@
       if (begin) globalThis.browserBeen = new Set();
       const been = globalThis.browserBeen;
       const element = document.activeElement;
+      if (element === document.body) return ""; // between the last stop and the first one
       if (been.has(element)) return null;
       been.add(element);
       return this.focused();

@@ -209,6 +209,7 @@ func serveBroken(t *testing.T) string {
 
 // TestGoodPage shows that the checks find nothing where there is nothing, and that a page may answer with an error.
 func TestGoodPage(t *testing.T) {
+	t.Parallel()
 	url := serveBroken(t)
 	p := open(t, Views[0])
 	for path, want := range map[string]int{"/good": 200, "/missing": 404} {
@@ -228,6 +229,7 @@ func TestGoodPage(t *testing.T) {
 
 // TestBrokenPages shows each check red: it finds what is broken, and no other check finds anything.
 func TestBrokenPages(t *testing.T) {
+	t.Parallel()
 	url := serveBroken(t)
 	p := open(t, Views[0])
 	for i, b := range brokenPages {
@@ -274,6 +276,7 @@ func TestEachCheckIsShownRed(t *testing.T) {
 
 // TestTabTo reaches what is named by a text, a label or an attribute, and says where it has been otherwise.
 func TestTabTo(t *testing.T) {
+	t.Parallel()
 	p := open(t, Views[0])
 	if _, err := p.Open(serveBroken(t) + "/good"); err != nil {
 		t.Fatal(err)

@@ -76,6 +76,7 @@ func newDatabase(t *testing.T, name string) (dsn string) {
 // TestNotesAnnouncedWhenCommitHasAnswered holds two COMMITs: a window hears of a note when the COMMIT has answered, and
 // not while it is under way; and never of one that was refused.
 func TestNotesAnnouncedWhenCommitHasAnswered(t *testing.T) {
+	t.Parallel()
 	dsn := newDatabase(t, "sqlreq_browser")
 	s := start(t, "notes", "-db", dsn)
 	conn := connect(t, dsn)

@@ -11,6 +11,7 @@ import (
 
 // TestCrawl finds every kind of page once, what is broken on one of them, and links that lead nowhere.
 func TestCrawl(t *testing.T) {
+	t.Parallel()
 	mux := http.NewServeMux()
 	page := func(path, body string) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {

@@ -55,6 +55,7 @@ const noteCSV = "title,body,tags\nRice,,shop\n" + `Half,,"NOT A TAG"` + "\n,with
 
 // TestNotesPages looks at every page that a link leads to, empty and full.
 func TestNotesPages(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	empty := person{t, open(t, Views[0])}
 	for _, path := range []string{"/", "/admin/", "/admin/audit/"} {
@@ -71,6 +72,7 @@ func TestNotesPages(t *testing.T) {
 
 // TestNotesErrors looks at pages that no link leads to.
 func TestNotesErrors(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	p := person{t, open(t, Views[0])}
 	for path, want := range map[string]int{"/nowhere": 404, "/notes/7": 404, "/?page=none": 400, "/admin/nowhere": 404} {
@@ -81,6 +83,7 @@ func TestNotesErrors(t *testing.T) {
 
 // TestNotesLifeByKeyboard is a note's whole life without a mouse: it is written wrongly, written, read and deleted.
 func TestNotesLifeByKeyboard(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	p := person{t, open(t, Views[0])}
 	p.goTo(s.URL+"/", 200)
@@ -124,6 +127,7 @@ func TestNotesLifeByKeyboard(t *testing.T) {
 
 // TestNotesImportByKeyboard imports a file. Only the file itself is not chosen by keys: that is a window of the system's.
 func TestNotesImportByKeyboard(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	path := filepath.Join(t.TempDir(), strings.Repeat("a-long-name-", 8)+".csv")
 	if err := os.WriteFile(path, []byte(noteCSV), 0o600); err != nil {
@@ -150,6 +154,7 @@ func (p *Page) chooseFile(path string) error {
 
 // TestNotesCounterByKeyboard presses the buttons, and the result is said.
 func TestNotesCounterByKeyboard(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	p := person{t, open(t, Views[0])}
 	p.goTo(s.URL+"/counter", 200)
@@ -171,6 +176,7 @@ func listening(t *testing.T, window *Page) {
 
 // TestNotesAnnouncedAfterCommit has a note and a form that fail after the note was written, and then one that does not.
 func TestNotesAnnouncedAfterCommit(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	window, writer := open(t, Views[0]), person{t, open(t, Views[0])}
 	if _, err := window.Open(s.URL + "/"); err != nil {
@@ -209,6 +215,7 @@ func TestNotesAnnouncedAfterCommit(t *testing.T) {
 // TestNotesDemoByKeyboard makes each failure happen, and what it looks like when it goes well: all at once, and each card
 // by the buttons of its own.
 func TestNotesDemoByKeyboard(t *testing.T) {
+	t.Parallel()
 	s := start(t, "notes")
 	p := person{t, open(t, Views[0])}
 	p.goTo(s.URL+"/", 200)

@@ -33,6 +33,7 @@ func order(t *testing.T, s *Service, tenant, key string, product, quantity int) 
 
 // TestOrdersPages looks at every page that a link leads to, without an order and with some.
 func TestOrdersPages(t *testing.T) {
+	t.Parallel()
 	s := start(t, "orders")
 	empty := person{t, open(t, Views[0])}
 	found, err := Visit(empty.Page, s.URL+"/admin/")
@@ -49,6 +50,7 @@ func TestOrdersPages(t *testing.T) {
 
 // TestOrdersErrors looks at pages that no link leads to.
 func TestOrdersErrors(t *testing.T) {
+	t.Parallel()
 	s := start(t, "orders")
 	p := person{t, open(t, Views[0])}
 	for path, want := range map[string]int{"/nowhere": 404, "/nobody/": 404, "/acme/orders/7": 404, "/admin/nowhere": 404} {
@@ -60,6 +62,7 @@ func TestOrdersErrors(t *testing.T) {
 // TestOrdersLifeByKeyboard is an order's whole life without a mouse: too much is ordered, then what there is; a job
 // confirms it, it is paid, and the form that is sent once more orders nothing more.
 func TestOrdersLifeByKeyboard(t *testing.T) {
+	t.Parallel()
 	s := start(t, "orders")
 	p := person{t, open(t, Views[0])}
 	p.goTo(s.URL+"/", 200)

@@ -57,6 +57,7 @@ var pages = map[string][]picture{
 
 // TestPictures takes the pictures of the papers. Without the flag they are looked at and thrown away.
 func TestPictures(t *testing.T) {
+	t.Parallel()
 	folder := *picturesFolder
 	if folder == "" {
 		folder = t.TempDir()
