@@ -198,7 +198,7 @@ func (q question) draw(r *results, dir string) error {
 }
 
 func (q question) save(name string, plots []*plot.Plot, used map[string]bool) error {
-	const each, key = 330, 270
+	const each, key = 330, 300
 	canvas := vgsvg.New(vg.Length(each*len(plots)+key), 340)
 	all := draw.New(canvas)
 	all.SetColor(color.White)
