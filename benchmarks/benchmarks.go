@@ -11,7 +11,7 @@ import (
 
 // Benchmark is one work done by one contender on one database.
 type Benchmark struct {
-	Group    string // of the Benchmark function: Request, Turns, Budget, Once, Server, SlowClients, Stream
+	Group    string // of the Benchmark function: Request, Turns, Budget, Once, Server, SlowClients, Stream, Growth
 	Database string
 	Work     string
 	By       string
@@ -37,11 +37,13 @@ func All(dsn string) []Benchmark {
 	all = append(all, manyClients("sqlite", openSQLite, 1, 4, 16, 64, 256)...)
 	all = append(all, slowClients()...)
 	all = append(all, stream()...)
+	all = append(all, growth("sqlite", openSQLite)...)
 	if dsn != "" {
 		open := func(t testing.TB) *site { return openPostgres(t, dsn) }
 		all = append(all, requests("postgres", open)...)
 		all = append(all, turns("postgres", open, inserts(1), inserts(10), read())...)
 		all = append(all, manyClients("postgres", open, 1, 16, 64)...)
+		all = append(all, growth("postgres", open)...)
 	}
 	return all
 }

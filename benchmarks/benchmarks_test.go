@@ -12,3 +12,4 @@ func BenchmarkOnce(b *testing.B)        { group(b, "Once", os.Getenv(PostgresEnv
 func BenchmarkServer(b *testing.B)      { group(b, "Server", os.Getenv(PostgresEnv)) }
 func BenchmarkSlowClients(b *testing.B) { group(b, "SlowClients", os.Getenv(PostgresEnv)) }
 func BenchmarkStream(b *testing.B)      { group(b, "Stream", os.Getenv(PostgresEnv)) }
+func BenchmarkGrowth(b *testing.B)      { group(b, "Growth", os.Getenv(PostgresEnv)) }

@@ -4,12 +4,15 @@ go 1.25.0
 
 replace github.com/sqlreq/sqlreq => ../
 
+replace github.com/sqlreq/sqlreq/adapters/pgx => ../adapters/pgx
+
 require (
 	github.com/avito-tech/go-transaction-manager/drivers/sql/v2 v2.0.2
 	github.com/avito-tech/go-transaction-manager/trm/v2 v2.0.2
 	github.com/cockroachdb/cockroach-go/v2 v2.4.2
 	github.com/jackc/pgx/v5 v5.12.0
-	github.com/sqlreq/sqlreq v0.0.0
+	github.com/sqlreq/sqlreq v0.1.0
+	github.com/sqlreq/sqlreq/adapters/pgx v0.1.0
 	github.com/uptrace/bun v1.3.0
 	github.com/uptrace/bun/dialect/pgdialect v1.3.0
 	github.com/uptrace/bun/dialect/sqlitedialect v1.3.0

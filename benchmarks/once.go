@@ -39,15 +39,26 @@ type onceSite struct {
 	once    *idempotency.Once
 	with    http.Handler // Handler around a handler that inserts
 	without http.Handler // the same handler without Handler
-	n       int          // of the last key
+	probe   func()
+	n       int // of the last key
 }
 
 func openOnce(t testing.TB, open func(testing.TB) *site) *onceSite {
 	t.Helper()
-	s := &onceSite{site: open(t), once: &idempotency.Once{
+	return onceOn(t, open(t), nil)
+}
+
+// onceOn adds the tables to a database. probe is called while the transaction is open.
+func onceOn(t testing.TB, on *site, probe func()) *onceSite {
+	t.Helper()
+	s := &onceSite{site: on, probe: probe, once: &idempotency.Once{
 		Dialect: idempotency.SQLite,
+		Table:   "sqlreq_bench_key",
 		Scope:   func(*http.Request) (string, error) { return "ann", nil },
 	}}
+	if on.dsn != "" {
+		s.once.Dialect = idempotency.PostgreSQL
+	}
 	if err := s.once.CreateTable(context.Background(), s.db); err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +70,9 @@ func openOnce(t testing.TB, open func(testing.TB) *site) *onceSite {
 		if _, err := sqlreq.DefaultKey.ExecContext(r.Context(), insertWork); err != nil {
 			return err
 		}
+		if probe != nil {
+			probe()
+		}
 		_, err := w.Write(page1KiB)
 		return err
 	})
@@ -67,9 +81,9 @@ func openOnce(t testing.TB, open func(testing.TB) *site) *onceSite {
 }
 
 const (
-	selectKey = "SELECT status, fingerprint, header, body FROM idempotency_keys WHERE scope = ? AND idempotency_key = ? AND kind = 0"
-	insertKey = "INSERT INTO idempotency_keys (scope, idempotency_key, created_at) VALUES (?, ?, ?)"
-	updateKey = "UPDATE idempotency_keys SET status = ?, fingerprint = ?, header = ?, body = ? WHERE scope = ? AND idempotency_key = ? AND kind = 0"
+	selectKey = "SELECT status, fingerprint, header, body FROM sqlreq_bench_key WHERE scope = $1 AND idempotency_key = $2 AND kind = 0"
+	insertKey = "INSERT INTO sqlreq_bench_key (scope, idempotency_key, created_at) VALUES ($1, $2, $3)"
+	updateKey = "UPDATE sqlreq_bench_key SET status = $1, fingerprint = $2, header = $3, body = $4 WHERE scope = $5 AND idempotency_key = $6 AND kind = 0"
 	fewBytes  = "0123456789abcdef0123456789abcdef"
 )
 
@@ -86,22 +100,33 @@ func (s *onceSite) twoTransactions() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, key := r.Context(), r.Header.Get("Idempotency-Key")
+		var kept []byte
 		err := in(ctx, func(tx dbtx) error {
 			rows, err := tx.QueryContext(ctx, selectKey, "ann", key)
 			if err != nil {
 				return err
 			}
 			found := rows.Next()
-			if err := errors.Join(rows.Err(), rows.Close()); err != nil || found {
-				return errors.Join(err, errors.New("repeats are not measured"))
+			if found {
+				err = rows.Scan(new(int), new([]byte), new([]byte), &kept)
+			}
+			if err := errors.Join(err, rows.Err(), rows.Close()); err != nil || found {
+				return err
 			}
 			_, err = tx.ExecContext(ctx, insertKey, "ann", key, time.Now().Unix())
 			return err
 		})
+		if err == nil && kept != nil {
+			_, _ = w.Write(kept)
+			return
+		}
 		if err == nil {
 			err = in(ctx, func(tx dbtx) error {
 				if _, err := tx.ExecContext(ctx, insertWork); err != nil {
 					return err
+				}
+				if s.probe != nil {
+					s.probe()
 				}
 				_, err := tx.ExecContext(ctx, updateKey, 200, []byte(fewBytes), []byte(fewBytes), page1KiB, "ann", key)
 				return err

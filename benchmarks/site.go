@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/avito-tech/go-transaction-manager/trm/v2/manager"
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/sqlreq/sqlreq"
 	"github.com/uptrace/bun"
@@ -35,6 +37,12 @@ type site struct {
 	bun  *bun.DB
 	gorm *gorm.DB
 	trm  *manager.Manager
+	pop  sync.Locker
+
+	extra []*sql.DB // further databases of the application
+
+	dsn  string        // of PostgreSQL
+	pool *pgxpool.Pool // of pgx's own; nil unless openPgx has opened it
 
 	// snapshot is the isolation level at which a rival's write is a conflict.
 	snapshot *sql.TxOptions
@@ -52,7 +60,7 @@ func openFile(t testing.TB, synchronous string) *site {
 	t.Helper()
 	dsn := "file:" + filepath.ToSlash(filepath.Join(t.TempDir(), "bench.db")) +
 		"?_pragma=foreign_keys(1)&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(" + synchronous + ")"
-	s := &site{db: openPool(t, "sqlite", dsn), rival: openPool(t, "sqlite", dsn)}
+	s := &site{db: openPool(t, "sqlite", dsn), rival: openPool(t, "sqlite", dsn), pop: new(sync.Mutex)}
 	s.create(t, "")
 	s.bun = bun.NewDB(s.db, sqlitedialect.New())
 	s.wrap(t)
@@ -61,8 +69,8 @@ func openFile(t testing.TB, synchronous string) *site {
 
 func openPostgres(t testing.TB, dsn string) *site {
 	t.Helper()
-	s := &site{db: openPool(t, "pgx", dsn), rival: openPool(t, "pgx", dsn)}
-	s.create(t, "DROP TABLE IF EXISTS sqlreq_bench_child, sqlreq_bench_parent, sqlreq_bench_work, sqlreq_bench_item, sqlreq_bench_counter;")
+	s := &site{db: openPool(t, "pgx", dsn), rival: openPool(t, "pgx", dsn), pop: noLock{}, dsn: dsn}
+	s.create(t, "DROP TABLE IF EXISTS sqlreq_bench_key, sqlreq_bench_child, sqlreq_bench_parent, sqlreq_bench_work, sqlreq_bench_item, sqlreq_bench_counter;")
 	s.snapshot = &sql.TxOptions{Isolation: sql.LevelRepeatableRead}
 	s.bun = bun.NewDB(s.db, pgdialect.New())
 	s.wrap(t)
@@ -86,18 +94,15 @@ func openPool(t testing.TB, driver, dsn string) *sql.DB {
 func (s *site) create(t testing.TB, before string) {
 	t.Helper()
 	ctx := context.Background()
-	_, err := s.db.ExecContext(ctx, before+`
+	_, err := s.db.ExecContext(ctx, before+fmt.Sprintf(`
 CREATE TABLE sqlreq_bench_work (note TEXT NOT NULL);
 CREATE TABLE sqlreq_bench_item (id INTEGER PRIMARY KEY, note TEXT NOT NULL);
 CREATE TABLE sqlreq_bench_counter (n INTEGER NOT NULL);
 CREATE TABLE sqlreq_bench_parent (id INTEGER PRIMARY KEY);
 CREATE TABLE sqlreq_bench_child (parent INTEGER REFERENCES sqlreq_bench_parent(id) DEFERRABLE INITIALLY DEFERRED);
-INSERT INTO sqlreq_bench_counter VALUES (0);`)
-	for i := range items {
-		if err == nil {
-			_, err = s.db.ExecContext(ctx, "INSERT INTO sqlreq_bench_item VALUES ($1, $2)", i, "something to be read")
-		}
-	}
+INSERT INTO sqlreq_bench_counter VALUES (0);
+WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < %d)
+INSERT INTO sqlreq_bench_item SELECT i, 'something to be read' FROM numbers;`, items))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +141,24 @@ func (s *site) done(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return rows + n
+}
+
+// inUse returns how many connections the application holds.
+func (s *site) inUse() int {
+	n := s.db.Stats().InUse
+	if s.pool != nil {
+		n += int(s.pool.Stat().AcquiredConns())
+	}
+	return n
+}
+
+// inUseOfAll counts those of further databases, too.
+func (s *site) inUseOfAll() int {
+	n := s.inUse()
+	for _, db := range s.extra {
+		n += db.Stats().InUse
+	}
+	return n
 }
 
 func keyName(i int) sqlreq.Key { return sqlreq.Key(fmt.Sprintf("extra%d", i)) }

@@ -124,20 +124,25 @@ func answers(size int64, probe func()) work {
 		if _, err := tx.ExecContext(ctx, insertWork); err != nil {
 			return err
 		}
-		for written, next := int64(0), int64(chunk); written < size; {
-			n := min(size-written, chunk)
-			if _, err := w.Write(page32KiB[:n]); err != nil {
-				return err
-			}
-			written += n
-			if probe != nil && (written >= next || written == size) {
-				next *= 2
-				probe()
-			}
-		}
-		return nil
+		return writeAnswer(w, size, probe)
 	}
 	return j
+}
+
+// writeAnswer writes size bytes.
+func writeAnswer(w http.ResponseWriter, size int64, probe func()) error {
+	for written, next := int64(0), int64(chunk); written < size; {
+		n := min(size-written, chunk)
+		if _, err := w.Write(page32KiB[:n]); err != nil {
+			return err
+		}
+		written += n
+		if probe != nil && (written >= next || written == size) {
+			next *= 2
+			probe()
+		}
+	}
+	return nil
 }
 
 func sizeName(size int64) string {

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"testing"
+	"time"
 )
 
 // sites opens each database that there is.
@@ -19,7 +20,9 @@ func sites(t *testing.T, f func(t *testing.T, open func(testing.TB) *site)) {
 	}
 }
 
-func all() []contender { return append(contenders[:len(contenders):len(contenders)], sqlreqKey) }
+func all() []contender {
+	return append(append(contenders[:len(contenders):len(contenders)], imitated...), sqlreqKey)
+}
 
 func TestEveryContenderDoesAllOfTheWork(t *testing.T) {
 	works := []work{nothing(), headers(), inserts(1), inserts(10), read(), answers(1<<10, nil), answers(64<<10, nil), answers(1<<20, nil)}
@@ -35,6 +38,9 @@ func TestEveryContenderDoesAllOfTheWork(t *testing.T) {
 			for _, percent := range []int{0, 100} {
 				j := conflicts(s, percent)
 				t.Run(c.name+"/"+j.name, func(t *testing.T) { verify(t, s, j, c.handler(s, j), "/") })
+			}
+			if c.name == "popmw" {
+				continue // one inside another waits for itself
 			}
 			for _, depth := range []int{1, 3, 10} {
 				j := inserts(1)
@@ -86,8 +92,20 @@ func TestEveryContenderRollsBack(t *testing.T) {
 			for _, c := range all() {
 				t.Run(name+"/"+c.name, func(t *testing.T) {
 					before := s.done(t)
-					rec := httptest.NewRecorder()
-					v := recovered(func() { c.handler(s, failing(fail)).ServeHTTP(rec, newRequest(t, "/")) })
+					rec, r := httptest.NewRecorder(), newRequest(t, "/")
+					ctx, cancel := context.WithCancel(r.Context())
+					defer cancel()
+					v := recovered(func() { c.handler(s, failing(fail)).ServeHTTP(rec, r.WithContext(ctx)) })
+					if name == "panic" && c.name == "transactor" {
+						// The end of the request rolls back, in a goroutine of database/sql.
+						if n := s.db.Stats().InUse; n != 1 {
+							t.Errorf("%d connections in use, want that of the transaction", n)
+						}
+						cancel()
+						for deadline := time.Now().Add(10 * time.Second); s.db.Stats().InUse > 0 && time.Now().Before(deadline); {
+							time.Sleep(time.Millisecond)
+						}
+					}
 					switch {
 					case name == "panic" && v != "test":
 						t.Errorf("panic with %v", v)

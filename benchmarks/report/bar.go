@@ -117,7 +117,7 @@ func losses(r *results) string {
 	for _, w := range why {
 		var lines []string
 		for _, k := range r.order {
-			if text := faster(r, k); k.by == "sqlreq" && text != "" && strings.HasPrefix(k.work, w.work) {
+			if text := faster(r, k); k.by == "sqlreq" && k.group != growth && text != "" && strings.HasPrefix(k.work, w.work) {
 				lines = append(lines, text)
 			}
 		}

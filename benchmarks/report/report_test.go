@@ -109,6 +109,9 @@ func TestPlotsAreDrawn(t *testing.T) {
 func TestEveryColumnIsMeasured(t *testing.T) {
 	measured := make(map[string]bool)
 	for _, b := range benchmarks.All("") {
+		if b.Group == growth {
+			continue
+		}
 		measured[b.Group+" "+b.Work] = true
 		known := false
 		for _, c := range contenders {
@@ -180,6 +183,91 @@ func TestReadmeTellsWhatItsPlotShows(t *testing.T) {
 			if !strings.Contains(string(readme), want) {
 				t.Errorf("%s: README.md has not %q", work, want)
 			}
+		}
+	}
+}
+
+// The axes and the legend of Growth are what is measured, no more and no less.
+func TestEveryPointOfGrowthIsShown(t *testing.T) {
+	shown, words := make(map[string]bool), make(map[string]bool)
+	for _, a := range axes {
+		for _, v := range a.values {
+			shown[a.work+"="+v] = false
+		}
+	}
+	for _, c := range growers {
+		words[c.by] = false
+	}
+	for _, b := range benchmarks.All("postgres://") {
+		if b.Group != growth {
+			continue
+		}
+		if _, ok := shown[b.Work]; !ok {
+			t.Errorf("%s is in no table", b.Work)
+		}
+		if _, ok := words[b.By]; !ok {
+			t.Errorf("%s is in no legend", b.By)
+		}
+		shown[b.Work], words[b.By] = true, true
+	}
+	for _, m := range []map[string]bool{shown, words} {
+		for name, measured := range m {
+			if !measured {
+				t.Errorf("nothing measures %s", name)
+			}
+		}
+	}
+}
+
+const growthSample = `date: 2030-03-04
+rounds: 1
+BenchmarkGrowth/sqlite/clients=1/by=hand-2 1 50000 ns/op 1 conns 5000 live-B 1000000 p50-ns 2000000 p99-ns 990.5 req/s
+BenchmarkGrowth/sqlite/clients=8/by=sqlreq-2 1 50000 ns/op 4 conns 6000 live-B 3000000 p50-ns 4000000 p99-ns 1234 req/s
+`
+
+// Growth has results, tables and plots of its own, beside those of the others.
+func TestGrowthIsApart(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"sqlite": sample, "growth-sqlite": growthSample} {
+		if err := os.WriteFile(filepath.Join(dir, name+".txt"), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.config["date"] != "2030-01-02" || r.growth["date"] != "2030-03-04" {
+		t.Errorf("the dates are %s and %s", r.config["date"], r.growth["date"])
+	}
+	got := growthTables(r)
+	for _, want := range []string{"| `hand` | 990/s<br>1.00 ms, 2.00 ms<br>4.88 KiB, 1 |", "| `sqlreq` |  | 1234/s<br>3.00 ms, 4.00 ms<br>5.86 KiB, 4 |", "SQLite:"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "PostgreSQL:") || strings.Contains(tables(r), "clients=8") {
+		t.Error("something is shown that was not measured, or elsewhere")
+	}
+	if err := growthPlots(r, dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range questions {
+		b, err := os.ReadFile(filepath.Join(dir, q.file()))
+		if err != nil || !strings.Contains(string(b), q.text) {
+			t.Errorf("%s: %v, %d bytes without its question", q.file(), err, len(b))
+		}
+	}
+	// A run of Growth removes its own results only, and one of the others only theirs.
+	for group, stays := range map[string]string{growth: "sqlite.txt", "": "growth-sqlite.txt"} {
+		if err := os.WriteFile(filepath.Join(dir, stays), []byte(sample), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newFiles(dir, 1, group); err != nil {
+			t.Fatal(err)
+		}
+		if names, _ := filepath.Glob(filepath.Join(dir, "*.txt")); len(names) != 1 || filepath.Base(names[0]) != stays {
+			t.Errorf("of group %q %v is left, want %s", group, names, stays)
 		}
 	}
 }

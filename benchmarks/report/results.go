@@ -13,7 +13,8 @@ import (
 // results are the samples by database, work (with its group), contender and unit,
 // in the order of the rounds.
 type results struct {
-	config map[string]string
+	config map[string]string // what the files say about the machine and the day
+	growth map[string]string // those of Growth
 	values map[id]map[string][]float64
 	order  []id // as they were run
 }
@@ -28,7 +29,7 @@ func load(dir string) (*results, error) {
 	if len(names) == 0 {
 		return nil, fmt.Errorf("no results in %s", dir)
 	}
-	r := &results{config: make(map[string]string), values: make(map[id]map[string][]float64)}
+	r := &results{config: make(map[string]string), growth: make(map[string]string), values: make(map[id]map[string][]float64)}
 	for _, name := range names {
 		if err := r.read(name); err != nil {
 			return nil, err
@@ -43,9 +44,14 @@ func (r *results) read(name string) error {
 		return err
 	}
 	defer f.Close()
+	of := r
+	if ofGrowth(name) {
+		of = &results{config: r.growth, values: r.values, order: r.order}
+		defer func() { r.order = of.order }()
+	}
 	in := bufio.NewScanner(f)
 	for in.Scan() {
-		if err := r.line(in.Text()); err != nil {
+		if err := of.line(in.Text()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -133,9 +139,11 @@ func (r *results) ratio(k id, than, unit string) (float64, bool) {
 
 func (r *results) has(database string) bool {
 	for k := range r.values {
-		if k.database == database {
+		if k.database == database && k.group != growth {
 			return true
 		}
 	}
 	return false
 }
+
+func (r *results) hasGrowth() bool { return len(r.growth) > 0 }

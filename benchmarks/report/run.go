@@ -49,7 +49,7 @@ func run(all []benchmarks.Benchmark, group string, budget time.Duration, rounds 
 				if err != nil {
 					return err
 				}
-				if err := files.add(b.Database, out); err != nil {
+				if err := files.add(fileOf(b), out); err != nil {
 					return err
 				}
 			}
@@ -69,6 +69,9 @@ func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Du
 		switch b.Group {
 		case "SlowClients", "Stream":
 			left -= 2 * time.Second
+		case growth:
+			left -= growthOverhead(b)
+			parts++
 		case "Server":
 			parts += 2
 		case "Turns", "Budget", "Once":
@@ -78,6 +81,26 @@ func share(all []benchmarks.Benchmark, budget time.Duration, rounds int) time.Du
 		}
 	}
 	return max(left/time.Duration(parts), 20*time.Millisecond).Round(time.Millisecond)
+}
+
+// growthOverhead is what a service takes beside the time that it is given: to be set up,
+// once more for the look at its memory, and until the last request is answered. What a
+// request of a second or so takes is more than that time anyway.
+func growthOverhead(b benchmarks.Benchmark) time.Duration {
+	d := 100 * time.Millisecond
+	switch b.Work {
+	case "clients=512", "savepoints=10000", "answer=1GiB":
+		d += 2 * time.Second
+	}
+	return d
+}
+
+// fileOf is the name of the file for results.
+func fileOf(b benchmarks.Benchmark) string {
+	if b.Group == growth {
+		return "growth-" + b.Database
+	}
+	return b.Database
 }
 
 // works are the benchmarks by work.
@@ -111,25 +134,36 @@ func runOne(binary string, b benchmarks.Benchmark, benchtime time.Duration) ([]b
 	return out, nil
 }
 
-// files are the raw results by database, in the format of go test -bench.
+// files are the raw results by name, in the format of go test -bench.
 type files struct {
 	dir    string
 	header string
 	open   map[string]*os.File
 }
 
-// newFiles empties the folder. With a group the results of the others stay, and what
-// the files say about the machine and the day is about those.
+// newFiles removes what is measured again. With a group the results of the others stay, and what
+// the files say about the machine and the day is about those, except for Growth, which has files of its own.
 func newFiles(dir string, rounds int, group string) (*files, error) {
-	if group != "" {
+	if group != "" && group != growth {
 		return keepFiles(dir, group)
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	old, err := filepath.Glob(filepath.Join(dir, "*.txt"))
+	if err != nil {
 		return nil, err
+	}
+	for _, name := range old {
+		if ofGrowth(name) == (group == growth) {
+			if err := os.Remove(name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	header := fmt.Sprintf("go: %s\ncpus: %d\ndate: %s\nrounds: %d\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), rounds)
 	return &files{dir: dir, header: header, open: make(map[string]*os.File)}, os.MkdirAll(dir, 0o777)
 }
+
+// ofGrowth reports whether a file has results of Growth.
+func ofGrowth(name string) bool { return strings.HasPrefix(filepath.Base(name), "growth-") }
 
 func keepFiles(dir, group string) (*files, error) {
 	f := &files{dir: dir, open: make(map[string]*os.File)}
@@ -138,6 +172,9 @@ func keepFiles(dir, group string) (*files, error) {
 		return nil, err
 	}
 	for _, name := range names {
+		if ofGrowth(name) {
+			continue
+		}
 		old, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
@@ -160,15 +197,15 @@ func keepFiles(dir, group string) (*files, error) {
 }
 
 // add keeps the result, and what the first one says about the machine.
-func (f *files) add(database string, out []byte) error {
-	file := f.open[database]
+func (f *files) add(name string, out []byte) error {
+	file := f.open[name]
 	first := file == nil
 	if first {
 		var err error
-		if file, err = os.Create(filepath.Join(f.dir, database+".txt")); err != nil {
+		if file, err = os.Create(filepath.Join(f.dir, name+".txt")); err != nil {
 			return err
 		}
-		f.open[database] = file
+		f.open[name] = file
 		if _, err := file.WriteString(f.header); err != nil {
 			return err
 		}

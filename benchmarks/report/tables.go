@@ -18,8 +18,10 @@ var contenders = []string{"hand", "eager", "buffered", "bun", "gorm", "crdb", "t
 
 var databases = []struct{ name, title string }{{"sqlite", "SQLite"}, {"postgres", "PostgreSQL"}}
 
-// writeTables replaces what is between the markers of a file.
-func writeTables(r *results, name string) error {
+func writeTables(r *results, name string) error { return between(name, tables(r)) }
+
+// between replaces what is between the markers of a file.
+func between(name, text string) error {
 	file, err := os.ReadFile(name)
 	if err != nil {
 		return err
@@ -30,7 +32,7 @@ func writeTables(r *results, name string) error {
 		return fmt.Errorf("%s has no %s and %s", name, begin, end)
 	}
 	var out bytes.Buffer
-	fmt.Fprintf(&out, "%s%s\n\n%s\n%s%s", before, begin, strings.TrimSpace(tables(r)), end, after)
+	fmt.Fprintf(&out, "%s%s\n\n%s\n%s%s", before, begin, strings.TrimSpace(text), end, after)
 	return os.WriteFile(name, out.Bytes(), 0o666)
 }
 
