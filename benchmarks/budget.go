@@ -86,9 +86,9 @@ func idle(s *site, j work) []program {
 }
 
 type copyOfRequest struct {
-	req  http.Request
-	_ [512 - unsafe.Sizeof(http.Request{}) - unsafe.Sizeof(uintptr(0))]byte
-	_ *int
+	req http.Request
+	_   [512 - unsafe.Sizeof(http.Request{}) - unsafe.Sizeof(uintptr(0))]byte
+	_   *int
 }
 
 // retried is one INSERT that may be run again, and meets no conflict.
