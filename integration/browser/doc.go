@@ -7,7 +7,7 @@
 //
 // The same code makes the pictures of the README and of docs/:
 //
-//	go test -C integration/browser -run TestPictures -pictures ../../docs
+//	go test -C integration/browser -run TestPictures . -pictures ../../docs
 //
 // It needs the program chromium, of the Debian package of that name. The rules for accessibility, contrast among them, are
 // those of axe-core 4.14.1, whose file stands unchanged in testdata beside its license, the MPL-2.0.

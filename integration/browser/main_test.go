@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -37,16 +38,15 @@ func open(t *testing.T, v View) *Page {
 	if errors.Is(chromium.err, ErrNotInstalled) && os.Getenv(servers.Require) == "" {
 		t.Skip(chromium.err)
 	}
-	p, err := chromium.browser, chromium.err
+	if chromium.err != nil {
+		t.Fatal(chromium.err)
+	}
+	p, err := chromium.browser.NewPage(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	window, err := p.NewPage(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(window.Close)
-	return window
+	t.Cleanup(p.Close)
+	return p
 }
 
 // programs are the examples that are built, once for all tests.
@@ -104,5 +104,8 @@ func crawl(t *testing.T, s *Service, named ...string) {
 		for _, problem := range problems {
 			t.Errorf("%s: %s", path, problem)
 		}
+	}
+	if log := s.log.String(); strings.Contains(log, "ERROR") || strings.Contains(log, "panic") {
+		t.Errorf("the service was only looked at, and has logged\n%s", log)
 	}
 }
