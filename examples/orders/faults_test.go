@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sqlreq/sqlreq/examples/orders/internal/shop"
@@ -17,12 +19,12 @@ func TestOutbox(t *testing.T) {
 		if err := s.judge.QueryRow("SELECT payload FROM outbox WHERE tenant = 'acme' AND topic = 'order.placed'").Scan(&payload); err != nil {
 			t.Fatal(err)
 		}
-		var event shop.Order
+		var event map[string]int64
 		if err := json.Unmarshal([]byte(payload), &event); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "the event's order", event.ID, s.number("SELECT id FROM orders"))
-		equal(t, "the event's total", event.Total, 900)
+		equal(t, "the event's order", event["order"], s.number("SELECT id FROM orders"))
+		equal(t, "the event's total", event["total"], 900)
 
 		// No event, no order.
 		if s.postgres {
@@ -120,27 +122,28 @@ func TestJobs(t *testing.T) {
 func TestJobThatFails(t *testing.T) {
 	onBoth(t, 5, func(t *testing.T, s *service) {
 		s.order("acme", "k1", `{"product": 1, "quantity": 1}`).is(t, 201)
-		failed := false // jobs of one kind, one job: one at a time
+		var attempts atomic.Int64
 		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
 		done := make(chan error, 1)
 		go func() {
 			done <- s.server.store.Work(ctx, s.server.reg, func(ctx context.Context, job shop.Job) error {
 				if err := s.server.shop.Confirm(ctx, job); err != nil {
 					return err
 				}
-				if !failed {
-					failed = true
-					return fmt.Errorf("the first time")
+				if attempts.Add(1) == 1 {
+					return errors.New("the first time")
 				}
 				return nil
 			})
 		}()
-		eventually(t, "confirmed", func() bool { return s.number("SELECT confirmed FROM orders") > 0 })
+		eventually(t, "a second attempt that commits", func() bool {
+			return attempts.Load() == 2 && s.number("SELECT confirmed FROM orders") > 0
+		})
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		equal(t, "failed", failed, true)
 		equal(t, "confirmed", s.number("SELECT confirmed FROM orders"), 1)
 	})
 }

@@ -34,8 +34,16 @@ func TestMain(m *testing.M) {
 	if !testing.Verbose() {
 		slog.SetDefault(slog.New(slog.DiscardHandler)) // many tests provoke errors
 	}
-	os.Exit(servers.Run(m))
+	code := servers.Run(m)
+	if err := os.RemoveAll(buildDir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
+
+// buildDir has the program, where a test has built it.
+var buildDir string
 
 // service is the whole service on a database of its own, and a connection beside it that looks at what is stored.
 type service struct {

@@ -69,11 +69,8 @@ func run(ctx context.Context, out io.Writer, c config) error {
 		return serve(ctx, out, c, listener)
 	}
 	listener, err := net.Listen("tcp", c.addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w; choose another address by -addr, for example -addr localhost:0 for any free port", err)
-	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another address by -addr, with port 0 for any that is free", err)
 	}
 	greet(out, c, listener.Addr())
 	if c.processes == 1 {

@@ -24,12 +24,11 @@ import (
 )
 
 // build builds the program once for all tests.
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "orders")
-	if err != nil {
+var build = sync.OnceValues(func() (_ string, err error) {
+	if buildDir, err = os.MkdirTemp("", "orders"); err != nil {
 		return "", err
 	}
-	bin := filepath.Join(dir, "orders")
+	bin := filepath.Join(buildDir, "orders")
 	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -215,7 +214,7 @@ func TestStartErrors(t *testing.T) {
 		config config
 		want   string
 	}{
-		"port taken":        {config{addr: taken.Addr().String(), db: ":memory:", processes: 1}, "-addr"},
+		"port taken":        {config{addr: taken.Addr().String(), db: ":memory:", processes: 1}, "another address by -addr"},
 		"memory":            {config{addr: "127.0.0.1:0", db: ":memory:", processes: 3}, "-db"},
 		"no process":        {config{addr: "127.0.0.1:0", db: ":memory:"}, "-processes"},
 		"reader":            {config{addr: "127.0.0.1:0", db: ":memory:", processes: 1, reader: "postgres://"}, "-dsn"},

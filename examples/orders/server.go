@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,12 +37,18 @@ func newServer(store shop.Store, otel *telemetry.Telemetry) (*server, error) {
 		return nil, err
 	}
 	s.reg.ErrorHandler = web.Error
-	// Within is longer than the failover of a database should take, and less than the server's WriteTimeout.
-	s.reg.Retry = sqlreq.Retry{Attempts: 100, Within: 20 * time.Second, Retryable: store.Retryable}
+	// Within ends the attempts: it is longer than the failover of a database should take, and less than the server's
+	// WriteTimeout. Conflicts over one product are over in milliseconds, so nobody waits long for the next attempt.
+	s.reg.Retry = sqlreq.Retry{Attempts: 1000, Within: 20 * time.Second, Retryable: store.Retryable, Backoff: backoff}
 	s.reg.Observe = otel.Observe()
 	s.once = &idempotency.Once{Dialect: store.Dialect(), Scope: scope, Required: true}
 	s.admin, err = admin.New("/admin", store)
 	return s, err
+}
+
+// backoff waits up to 10, 20, 40, and then always up to 50 ms: at random, so that those in conflict do not meet again.
+func backoff(attempt int) time.Duration {
+	return rand.N(min(5*time.Millisecond<<min(attempt, 5), 50*time.Millisecond))
 }
 
 // scope says whose a key is: two tenants, and the payment provider, may choose the same one.

@@ -146,7 +146,7 @@ func TestSettings(t *testing.T) {
 			"role": "orders_app", "app.tenant": "acme", "app.every": "off", "transaction_isolation": "serializable", "transaction_read_only": "off",
 		})),
 		s.inTransaction("GET", acme, read(map[string]string{
-			"role": "orders_app", "app.tenant": "acme", "app.every": "off", "transaction_read_only": "on",
+			"role": "orders_app", "app.tenant": "acme", "app.every": "off", "transaction_isolation": "repeatable read", "transaction_read_only": "on",
 		})),
 		s.server.reg.Do(tenant.Every(acme), read(map[string]string{
 			"role": "orders_app", "app.tenant": "acme", "app.every": "on", "transaction_isolation": "serializable", "transaction_read_only": "off",

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -72,7 +73,7 @@ func (s *Store) Work(ctx context.Context, reg *sqlreq.Registry, do func(context.
 		// A job of a process that was killed is given to another one after this time, in which it must have ended.
 		JobTimeout:           10 * time.Second,
 		RescueStuckJobsAfter: 20 * time.Second,
-		Logger:               slog.Default(),
+		Logger:               slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		return err

@@ -98,14 +98,12 @@ func (s *Store) route(ctx context.Context, r *http.Request) (*sql.DB, error) {
 	return s.reader, nil
 }
 
-// txOptions makes what only reads read-only. The rest is serializable: a rule that a handler has checked by reading
-// still holds when it commits. The price are conflicts, which sqlreq.Retry runs again. A standby cannot be asked for
-// that, but what only reads has one state of the database for each statement anyway.
+// txOptions: what only reads is read-only, and a page sees one state of the database. The rest is serializable: what a
+// handler has checked by reading still holds when it commits. The price are conflicts, which sqlreq.Retry runs again.
+// (A standby cannot be asked for SERIALIZABLE.)
 func txOptions(ctx context.Context, r *http.Request) *sql.TxOptions {
-	if r != nil {
-		if readOnly := sqlreq.ReadOnlySafeMethods(ctx, r); readOnly != nil {
-			return readOnly
-		}
+	if r != nil && sqlreq.ReadOnlySafeMethods(ctx, r) != nil {
+		return &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}
 	}
 	return &sql.TxOptions{Isolation: sql.LevelSerializable}
 }

@@ -83,9 +83,6 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	if code >= 500 && r.Context().Err() == nil {
 		slog.ErrorContext(r.Context(), "orders: request failed", "method", r.Method, "path", r.URL.Path, "status", code, "error", err)
 	}
-	if code == http.StatusServiceUnavailable && w.Header().Get("Retry-After") == "" {
-		w.Header().Set("Retry-After", "1")
-	}
 	if isAPI(r) {
 		JSON(w, code, map[string]string{"error": Message(err)})
 		return
