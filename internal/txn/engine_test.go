@@ -112,6 +112,8 @@ func TestSlotReadOnlyOfEngines(t *testing.T) {
 		{dialect.Glebarez, sql.TxOptions{ReadOnly: true}, nil, "BEGIN READ ONLY; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, nil, "BEGIN READ ONLY; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, &mysqlite.MySQL{Number: 1235}, "BEGIN READ ONLY; BEGIN; ROLLBACK"},
+		{dialect.Standard, sql.TxOptions{ReadOnly: true}, refusedByDatabaseSQL(t), "BEGIN READ ONLY; BEGIN; ROLLBACK"},
+		{dialect.Glebarez, sql.TxOptions{ReadOnly: true}, refusedByDatabaseSQL(t), "BEGIN READ ONLY; BEGIN; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, errPlain, "BEGIN READ ONLY"},
 	} {
 		w := newWorld(t, kind{engine: row.engine})
@@ -182,3 +184,24 @@ func TestEngineOf(t *testing.T) {
 		t.Errorf("got %d, %d, %d", a, b, c)
 	}
 }
+
+// refusedByDatabaseSQL is the error of a read-only BEGIN where the driver has no BeginTx.
+func refusedByDatabaseSQL(t *testing.T) error {
+	t.Helper()
+	db := sql.OpenDB(withoutBeginTx{})
+	defer db.Close()
+	_, err := db.BeginTx(background, &sql.TxOptions{ReadOnly: true})
+	if err == nil {
+		t.Fatal("a driver without BeginTx was not refused the flag")
+	}
+	return err
+}
+
+type withoutBeginTx struct{}
+
+func (withoutBeginTx) Driver() driver.Driver                        { return nil }
+func (withoutBeginTx) Connect(context.Context) (driver.Conn, error) { return plainConn{}, nil }
+
+type plainConn struct{ driver.Conn }
+
+func (plainConn) Close() error { return nil }
