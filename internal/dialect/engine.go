@@ -198,7 +198,7 @@ func Hidden(db *sql.DB, tx *sql.Tx) error {
 	if _, ok := seen.Load(p); ok {
 		return nil
 	}
-	e := &engines[ofTypes(fieldOf(fieldOf(reflect.ValueOf(tx), "dc"), "ci"))]
+	e := &engines[ofTypes(connOf(tx))]
 	if e.commitCheck != "" || e.keepsRefused || e.noTransactions {
 		return fmt.Errorf("the connection is of %s, which the pool's connector and its Driver do not tell; let the method Driver of the wrapper around it return the engine's driver", e.name)
 	}
@@ -208,19 +208,26 @@ func Hidden(db *sql.DB, tx *sql.Tx) error {
 	return nil
 }
 
-// OfTx returns the dialect of a transaction's pool.
+// OfTx returns the dialect of a transaction's pool, or of its connection if only that tells.
 func OfTx(tx *sql.Tx) Dialect {
 	db := fieldOf(reflect.ValueOf(tx), "db")
 	if !db.IsValid() || db.Type() != reflect.TypeFor[*sql.DB]() {
 		return Standard
 	}
-	return Of((*sql.DB)(db.UnsafePointer()))
+	if d := Of((*sql.DB)(db.UnsafePointer())); d != Standard {
+		return d
+	}
+	return ofTypes(connOf(tx))
 }
 
 // driverOf returns the pool's driver, nil where asking for it panics: sql.OpenDB(nil).
 func driverOf(db *sql.DB) (d driver.Driver) {
 	defer func() { _ = recover() }()
 	return db.Driver()
+}
+
+func connOf(tx *sql.Tx) reflect.Value {
+	return fieldOf(fieldOf(reflect.ValueOf(tx), "dc"), "ci")
 }
 
 // fieldOf returns a field of database/sql's own types, which no function gives. Only

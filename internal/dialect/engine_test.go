@@ -176,6 +176,9 @@ func TestHidden(t *testing.T) {
 			if err := Hidden(db, tx); row.want == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), row.want) {
 				t.Errorf("%s: got %v, want %q", row.name, err, row.want)
 			}
+			if d := OfTx(tx); (d == DuckDB) != (row.want != "") {
+				t.Errorf("%s, by the transaction: got %q", row.name, d.Name())
+			}
 		}
 	}
 }

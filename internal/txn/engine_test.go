@@ -205,3 +205,31 @@ func (withoutBeginTx) Connect(context.Context) (driver.Conn, error) { return pla
 type plainConn struct{ driver.Conn }
 
 func (plainConn) Close() error { return nil }
+
+// Idle connections that have gone stale are replaced, as sql.DB.BeginTx does.
+func TestSlotStaleConnections(t *testing.T) {
+	w := newWorld(t, kind{engine: dialect.LibSQL})
+	w.pool.SetMaxIdleConns(4)
+	var idle []*sql.Conn
+	for range 4 {
+		idle = append(idle, must(w.pool.Conn(background))(t))
+	}
+	for _, c := range idle {
+		must(0, c.Close())(t)
+	}
+	stale := 4
+	w.d.Change(func(d *fakedb.DB) {
+		d.Begin = func(context.Context) error {
+			if stale--; stale >= 0 {
+				return driver.ErrBadConn
+			}
+			return nil
+		}
+	})
+	w.begin()
+	w.End(true)
+	w.d.Change(func(d *fakedb.DB) { d.Begin = fails(driver.ErrBadConn) }) // it does not try for ever
+	if _, err := w.use(background); errText(err) != `sqlreq: begin on key "k": driver: bad connection` {
+		t.Errorf("a server that is gone: got %v", err)
+	}
+}
