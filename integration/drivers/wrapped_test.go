@@ -16,14 +16,14 @@ import (
 )
 
 // wrapper is a program's own connector.
-type wrapper struct {
-	has     any // what it has of the driver
+type wrapper[T any] struct {
+	has     T // of the driver
 	told    driver.Driver
 	connect func(context.Context) (driver.Conn, error)
 }
 
-func (w wrapper) Driver() driver.Driver                            { return w.told }
-func (w wrapper) Connect(ctx context.Context) (driver.Conn, error) { return w.connect(ctx) }
+func (w wrapper[T]) Driver() driver.Driver                            { return w.told }
+func (w wrapper[T]) Connect(ctx context.Context) (driver.Conn, error) { return w.connect(ctx) }
 
 // unknown is a driver that nothing is known of.
 type unknown struct{ driver.Driver }
@@ -35,18 +35,20 @@ func TestWrappedDuckDB(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, w := range map[string]wrapper{
-		"a field of its own type":     {has: struct{ in *duckdb.Connector }{in}},
-		"a struct in the wrapper":     {has: struct{ in struct{ in driver.Connector } }{struct{ in driver.Connector }{in}}},
-		"behind an unknown driver":    {has: struct{ a, b driver.Driver }{unknown{}, in.Driver()}},
-		"one of several":              {has: []driver.Connector{in}},
-		"Driver tells of another one": {has: in, told: &sqlite.Driver{}},
-		"Driver tells":                {told: in.Driver()},
-		"only the connection tells":   {told: unknown{}},
+	type inside struct{ in driver.Connector }
+	type both struct{ a, b driver.Driver }
+	for name, c := range map[string]driver.Connector{
+		"a field of its own type":     wrapper[*duckdb.Connector]{in, nil, in.Connect},
+		"a field of DriverContext":    wrapper[driver.DriverContext]{duckdb.Driver{}, unknown{}, in.Connect},
+		"a struct in the wrapper":     wrapper[inside]{inside{in}, nil, in.Connect},
+		"behind an unknown driver":    wrapper[both]{both{unknown{}, in.Driver()}, nil, in.Connect},
+		"one of several":              wrapper[[]driver.Connector]{[]driver.Connector{in}, nil, in.Connect},
+		"Driver tells of another one": wrapper[driver.Connector]{in, &sqlite.Driver{}, in.Connect},
+		"Driver tells":                wrapper[int]{0, in.Driver(), in.Connect},
+		"only the connection tells":   wrapper[int]{0, unknown{}, in.Connect},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w.connect = in.Connect
-			db := sql.OpenDB(w)
+			db := sql.OpenDB(c)
 			db.SetMaxOpenConns(1) // the last one to be closed takes the database along
 			for _, query := range []string{"CREATE OR REPLACE TABLE work (n INTEGER PRIMARY KEY)", "INSERT INTO work VALUES (1)"} {
 				if _, err := db.Exec(query); err != nil {

@@ -245,6 +245,7 @@ const maxLooks = 64
 var (
 	driverType    = reflect.TypeFor[driver.Driver]()
 	connectorType = reflect.TypeFor[driver.Connector]()
+	contextType   = reflect.TypeFor[driver.DriverContext]()
 	connType      = reflect.TypeFor[driver.Conn]()
 )
 
@@ -288,21 +289,20 @@ func look(v reflect.Value, left *int) Dialect {
 	return own
 }
 
-// mayWrap reports whether a part of a wrapper is a driver or a connector, whatever the
-// type of the field, or a struct or a slice that may have one.
+// mayWrap reports whether a part of a wrapper is a driver or a connector, by the type of
+// the field, or a struct or a slice that may have one. What else is in an interface is not
+// looked at: it may be written at the same time.
 func mayWrap(v reflect.Value) bool {
-	if v.Kind() == reflect.Interface {
-		v = v.Elem()
-	}
-	switch v.Kind() {
-	case reflect.Invalid:
-		return false
+	switch t := v.Type(); t.Kind() {
 	case reflect.Struct:
 		return true
 	case reflect.Slice, reflect.Array:
-		return isDriver(v.Type().Elem())
+		return isDriver(t.Elem())
+	case reflect.Interface:
+		return isDriver(t) || t.Implements(contextType)
+	default:
+		return isDriver(t)
 	}
-	return isDriver(v.Type())
 }
 
 // isDriver reports whether a type is a driver, a connector or a connection.

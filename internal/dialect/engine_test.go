@@ -274,7 +274,11 @@ func (*concrete) Open(string) (driver.Conn, error) { return nil, errors.New("ope
 
 type embedded struct{ gomssqldb.Driver }
 
-type wide struct{ inner any }
+type wide struct {
+	inner interface {
+		Open(string) (driver.Conn, error)
+	}
+}
 
 func (wide) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
 
