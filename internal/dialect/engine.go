@@ -166,7 +166,8 @@ func (d Dialect) RollbackTo(name string) string {
 // found has the dialects of pools, each looked for once.
 var found sync.Map // of weak.Pointer[sql.DB] to Dialect
 
-// Of returns the dialect of a pool, which is told by the type of its driver.
+// Of returns the dialect of a pool, which is told by the type of what opens its
+// connections, and if that tells nothing by the type of its driver.
 func Of(db *sql.DB) Dialect {
 	if db == nil {
 		return Standard
@@ -175,9 +176,9 @@ func Of(db *sql.DB) Dialect {
 	if d, ok := found.Load(p); ok {
 		return d.(Dialect)
 	}
-	d := ofTypes(reflect.ValueOf(driverOf(db)))
+	d := ofTypes(fieldOf(reflect.ValueOf(db), "connector")) // first: its Driver may be nil, or another's
 	if d == Standard {
-		d = ofTypes(fieldOf(reflect.ValueOf(db), "connector")) // whose Driver may be nil, or another's
+		d = ofTypes(reflect.ValueOf(driverOf(db)))
 	}
 	if _, loaded := found.LoadOrStore(p, d); !loaded {
 		runtime.AddCleanup(db, func(p weak.Pointer[sql.DB]) { found.Delete(p) }, p)
@@ -185,15 +186,48 @@ func Of(db *sql.DB) Dialect {
 	return d
 }
 
-// OfTx returns the dialect of a transaction's pool.
+// seen has the pools of which a connection was looked at, and no engine found that Hidden
+// refuses.
+var seen sync.Map // of weak.Pointer[sql.DB] to nil
+
+// Hidden returns why nothing may be done in a transaction of a pool that was taken for the
+// standard's: its connection is of an engine that cannot be treated as that, and only a
+// connection tells. It looks at one of each pool.
+func Hidden(db *sql.DB, tx *sql.Tx) error {
+	p := weak.Make(db)
+	if _, ok := seen.Load(p); ok {
+		return nil
+	}
+	e := &engines[ofTypes(connOf(tx))]
+	if e.commitCheck != "" || e.keepsRefused || e.noTransactions {
+		return fmt.Errorf("the connection is of %s, which the pool's connector and its Driver do not tell; let the method Driver of the wrapper around it return the engine's driver", e.name)
+	}
+	if _, loaded := seen.LoadOrStore(p, nil); !loaded {
+		runtime.AddCleanup(db, func(p weak.Pointer[sql.DB]) { seen.Delete(p) }, p)
+	}
+	return nil
+}
+
+// OfTx returns the dialect of a transaction's pool, or of its connection if only that tells.
 func OfTx(tx *sql.Tx) Dialect {
-	return ofTypes(fieldOf(fieldOf(reflect.ValueOf(tx), "db"), "connector"))
+	db := fieldOf(reflect.ValueOf(tx), "db")
+	if !db.IsValid() || db.Type() != reflect.TypeFor[*sql.DB]() {
+		return Standard
+	}
+	if d := Of((*sql.DB)(db.UnsafePointer())); d != Standard {
+		return d
+	}
+	return ofTypes(connOf(tx))
 }
 
 // driverOf returns the pool's driver, nil where asking for it panics: sql.OpenDB(nil).
 func driverOf(db *sql.DB) (d driver.Driver) {
 	defer func() { _ = recover() }()
 	return db.Driver()
+}
+
+func connOf(tx *sql.Tx) reflect.Value {
+	return fieldOf(fieldOf(reflect.ValueOf(tx), "dc"), "ci")
 }
 
 // fieldOf returns a field of database/sql's own types, which no function gives. Only
@@ -205,33 +239,75 @@ func fieldOf(pointer reflect.Value, name string) reflect.Value {
 	return pointer.Elem().FieldByName(name)
 }
 
-// maxWrappers is how many wrappers around a driver are looked through.
-const maxWrappers = 16
+// maxLooks is at how many of them, wrappers and what they have, is looked.
+const maxLooks = 64
 
 var (
 	driverType    = reflect.TypeFor[driver.Driver]()
 	connectorType = reflect.TypeFor[driver.Connector]()
+	contextType   = reflect.TypeFor[driver.DriverContext]()
+	connType      = reflect.TypeFor[driver.Conn]()
 )
 
-// ofTypes returns the dialect of a driver or a connector by its type, and below a
-// wrapper by the type of what it wraps: the first field that has a driver or a connector.
-// The innermost that is known counts: a program's own wrapper may be in a package whose
-// path has the name of any engine.
+// ofTypes returns the dialect of a driver, a connector or a connection by its type, and below a
+// wrapper by the type of what it wraps. The innermost that is known counts: a program's
+// own wrapper may be in a package whose path has the name of any engine.
 func ofTypes(v reflect.Value) Dialect {
-	d := Standard
-	for range maxWrappers {
-		for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
-			v = v.Elem()
-		}
-		if !v.IsValid() {
-			break
-		}
-		if inner := ofPath(v.Type().PkgPath()); inner != Standard {
-			d = inner
-		}
-		v = wrapped(v)
+	looks := maxLooks
+	return look(v, &looks)
+}
+
+// look is ofTypes with the looks that are left.
+func look(v reflect.Value, left *int) Dialect {
+	for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+		v = v.Elem()
 	}
-	return d
+	if !v.IsValid() {
+		return Standard
+	}
+	own := Standard
+	if t := v.Type(); isDriver(t) || isDriver(reflect.PointerTo(t)) {
+		if *left--; *left < 0 { // wrappers may go round in a circle
+			return Standard
+		}
+		own = ofPath(t.PkgPath())
+	}
+	n, part := 0, v.Index
+	switch v.Kind() {
+	case reflect.Struct:
+		n, part = v.NumField(), v.Field
+	case reflect.Slice, reflect.Array:
+		n = v.Len()
+	}
+	for i := range n {
+		if p := part(i); mayWrap(p) {
+			if d := look(p, left); d != Standard {
+				return d
+			}
+		}
+	}
+	return own
+}
+
+// mayWrap reports whether a part of a wrapper is a driver or a connector, by the type of
+// the field, or a struct or a slice that may have one. What else is in an interface is not
+// looked at: it may be written at the same time.
+func mayWrap(v reflect.Value) bool {
+	switch t := v.Type(); t.Kind() {
+	case reflect.Struct:
+		return true
+	case reflect.Slice, reflect.Array:
+		return isDriver(t.Elem())
+	case reflect.Interface:
+		return isDriver(t) || t.Implements(contextType)
+	default:
+		return isDriver(t)
+	}
+}
+
+// isDriver reports whether a type is a driver, a connector or a connection.
+func isDriver(t reflect.Type) bool {
+	return t.Implements(driverType) || t.Implements(connectorType) || t.Implements(connType)
 }
 
 // ofPath returns the dialect of the drivers of a package.
@@ -244,17 +320,4 @@ func ofPath(path string) Dialect {
 		}
 	}
 	return Standard
-}
-
-// wrapped returns the first field that has a driver or a connector.
-func wrapped(v reflect.Value) reflect.Value {
-	if v.Kind() != reflect.Struct {
-		return reflect.Value{}
-	}
-	for i := range v.NumField() {
-		if t := v.Type().Field(i).Type; (t == driverType || t == connectorType) && !v.Field(i).IsNil() {
-			return v.Field(i)
-		}
-	}
-	return reflect.Value{}
 }

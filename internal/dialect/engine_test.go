@@ -94,7 +94,7 @@ func TestEngines(t *testing.T) {
 func TestOf(t *testing.T) {
 	mssql := gomssqldb.Driver{}
 	deep := driver.Driver(mssql)
-	for range maxWrappers {
+	for range maxLooks {
 		deep = exported{deep}
 	}
 	for name, c := range map[string]driver.Connector{
@@ -108,6 +108,13 @@ func TestOf(t *testing.T) {
 		"a connector that tells of another one": connector{driver: other{}, told: true, in: connector{driver: mssql}},
 		"opened by name":                        byName(t, "named", mssql),
 		"a wrapper in a package of that name":   connector{driver: pgx.Driver{Driver: mssql}},
+		"one that tells of another engine":      connector{driver: pgx.Driver{}, told: true, in: connector{driver: mssql}},
+		"a field of the driver's own type":      connector{driver: &concrete{inner: &mssql}},
+		"an embedded driver":                    connector{driver: embedded{mssql}},
+		"a field of another interface":          connector{driver: wide{mssql}},
+		"a struct in a wrapper":                 connector{driver: deeper{in: exported{mssql}}},
+		"behind an unknown driver":              connector{driver: two{other{}, mssql}},
+		"one of several":                        connector{driver: several{other{}, mssql}},
 	} {
 		if d := Of(sql.OpenDB(c)); engines[d].name != "SQL Server" {
 			t.Errorf("%s: got %q", name, engines[d].name)
@@ -120,6 +127,8 @@ func TestOf(t *testing.T) {
 		"a wrapper around nil":  connector{driver: exported{}},
 		"a type without fields": connector{driver: function(nil)},
 		"wrapped without end":   connector{driver: deep},
+		"in a circle":           connector{driver: circle()},
+		"a struct of a package": connector{driver: configured{}},
 	} {
 		if d := Of(sql.OpenDB(c)); d != Standard {
 			t.Errorf("%s: got %q", name, engines[d].name)
@@ -135,7 +144,46 @@ func TestOf(t *testing.T) {
 	if d := OfTx(tx); engines[d].name != "SQL Server" {
 		t.Errorf("by a transaction: got %q; has database/sql other fields?", engines[d].name)
 	}
+	if tx, err = sql.OpenDB(telling{func() driver.Driver { return mssql }, func() driver.Conn { return conn{} }}).Begin(); err != nil {
+		t.Fatal(err)
+	}
+	if d := OfTx(tx); engines[d].name != "SQL Server" {
+		t.Errorf("by a transaction, only the Driver tells: got %q", engines[d].name)
+	}
 }
+
+// An engine that only its connection tells of is refused if it cannot be treated as the
+// standard's.
+func TestHidden(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		conn driver.Conn
+		want string
+	}{
+		{"another engine", conn{}, ""},
+		{"DuckDB", duckdbgo.Conn{}, "the connection is of DuckDB, which the pool's connector and its Driver do not tell"},
+		{"DuckDB in a wrapper", &wrappedConn{duckdbgo.Conn{}}, "the connection is of DuckDB"},
+	} {
+		db := sql.OpenDB(telling{func() driver.Driver { return other{} }, func() driver.Conn { return row.conn }})
+		for range 2 { // the second time it is known
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if Of(db) != Standard {
+				t.Errorf("%s: got %q", row.name, Of(db).Name())
+			}
+			if err := Hidden(db, tx); row.want == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("%s: got %v, want %q", row.name, err, row.want)
+			}
+			if d := OfTx(tx); (d == DuckDB) != (row.want != "") {
+				t.Errorf("%s, by the transaction: got %q", row.name, d.Name())
+			}
+		}
+	}
+}
+
+type wrappedConn struct{ driver.Conn }
 
 // A pool is looked at once, and not kept alive by that.
 func TestOfForgetsPools(t *testing.T) {
@@ -216,6 +264,62 @@ type unexported struct {
 }
 
 func (*unexported) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+type concrete struct {
+	name  string
+	inner *gomssqldb.Driver
+}
+
+func (*concrete) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+type embedded struct{ gomssqldb.Driver }
+
+type wide struct {
+	inner interface {
+		Open(string) (driver.Conn, error)
+	}
+}
+
+func (wide) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+type deeper struct {
+	in struct{ Driver driver.Driver }
+}
+
+func (deeper) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+type two struct{ first, second driver.Driver }
+
+func (two) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+type several []driver.Driver
+
+func (several) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+// circle is a wrapper that has itself, in three fields.
+func circle() driver.Driver {
+	c := &ring{}
+	c.a, c.b, c.c = c, c, c
+	return c
+}
+
+type ring struct{ a, b, c driver.Driver }
+
+func (*ring) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+// configured has a struct of a driver's package that is no driver.
+type configured struct{ config gomssqldb.Config }
+
+func (configured) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
+
+// telling has no driver, and returns one.
+type telling struct {
+	driver func() driver.Driver
+	conn   func() driver.Conn
+}
+
+func (c telling) Driver() driver.Driver                        { return c.driver() }
+func (c telling) Connect(context.Context) (driver.Conn, error) { return c.conn(), nil }
 
 type around struct{ driver.Connector }
 

@@ -21,15 +21,41 @@ var engines = []struct {
 	{"firebirdsql", readFirebird},
 }
 
-// readEngine reads what the driver's own type says.
+// readEngine reads what the driver's own type says, also where a type of the program's embeds it: its methods and
+// fields are that type's too.
 func readEngine(c *code, err error) {
 	v := reflect.Indirect(reflect.ValueOf(err))
-	path := v.Type().PkgPath()
 	for _, e := range engines {
-		if strings.Contains(path, e.path) {
+		if isOf(v.Type(), e.path, maxEmbedded) {
 			e.read(c, err, v)
 		}
 	}
+}
+
+// maxEmbedded is how deep an embedded type is looked for.
+const maxEmbedded = 4
+
+// isOf reports whether t, or a type that it embeds, is of a package with that part in its path.
+func isOf(t reflect.Type, path string, deep int) bool {
+	if strings.Contains(t.PkgPath(), path) {
+		return true
+	}
+	if t.Kind() != reflect.Struct || deep == 0 {
+		return false
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.Anonymous {
+			continue
+		}
+		if f.Type.Kind() == reflect.Pointer {
+			f.Type = f.Type.Elem()
+		}
+		if isOf(f.Type, path, deep-1) {
+			return true
+		}
+	}
+	return false
 }
 
 func readSQLite(c *code, err error, v reflect.Value) {

@@ -101,10 +101,10 @@ func MayHaveRolledBack(err error) bool {
 }
 
 // RefusesReadOnly reports whether err, an error of BEGIN, says that there are no read-only transactions: TiDB's answer
-// (https://docs.pingcap.com/tidb/stable/sql-statement-start-transaction/). It is false for nil. It may be called from any
-// goroutine.
+// (https://docs.pingcap.com/tidb/stable/sql-statement-start-transaction/), or that of database/sql for a driver without
+// BeginTx. It is false for nil. It may be called from any goroutine.
 func RefusesReadOnly(err error) bool {
-	return slices.ContainsFunc(codes(err), func(c code) bool { return c.mysql == mysqlNotSupported })
+	return slices.ContainsFunc(codes(err), func(c code) bool { return c.mysql == mysqlNotSupported || c.noReadOnly })
 }
 
 // KnowsSavepoints reports whether err is of an engine that has savepoints in the standard's spelling, or says nothing of
@@ -143,6 +143,8 @@ type code struct {
 	conflict bool // a serialization conflict, a deadlock, a busy database
 	ends     bool // the transaction may have ended, or only a rollback is left
 	reply    bool // the server's own answer
+
+	noReadOnly bool // database/sql's own error: the driver has no read-only transactions
 }
 
 func (c code) answered() bool {
@@ -232,6 +234,8 @@ func read(err error) (c code) {
 			"sql: database is closed",           // database/sql, which does not export it
 			"sql: connection is already closed": // sql.ErrConnDone
 			c.broken = true
+		case "sql: driver does not support read-only transactions": // database/sql, for a driver without BeginTx
+			c.noReadOnly = true
 		}
 	})
 	return c

@@ -59,6 +59,22 @@ type inStruct struct {
 func (e inStruct) Error() string { return e.op + " failed" }
 func (e inStruct) Unwrap() error { return e.err }
 
+// inQuery embeds a driver's error, and does not unwrap.
+type inQuery struct {
+	query string
+	*mysql.MySQLError
+}
+
+type inHandler struct{ inQuery }
+
+type sqliteError = modernc.Error
+
+type inFile struct{ *sqliteError }
+
+type inCircle struct{ *inCircle }
+
+func (*inCircle) Error() string { return "circle" }
+
 // rude panics wherever it is asked something.
 type rude struct{ err error }
 
@@ -197,6 +213,11 @@ func TestEachErrorIsJudgedBareAndHoweverItIsWrapped(t *testing.T) {
 		{"a nil *sqlite3.Error", nilMattn, nothing},
 		{"a struct that embeds a nil *sqlite.Error", nilInStruct, nothing},
 		{"a struct that embeds a nil *MySQLError", mysql.Wrapper{}, nothing},
+		{"MySQL embedded in a type of the program's", inQuery{"SELECT 1", deadlockMy}, retryEnds},
+		{"that one embedded", &inHandler{inQuery: inQuery{"SELECT 1", deadlockMy}}, retryEnds},
+		{"one of the program's that embeds a nil *MySQLError", inQuery{}, nothing},
+		{"modernc embedded in a type of the program's", inFile{&modernc.Error{Num: 5}}, retry},
+		{"a type of the program's that embeds itself", &inCircle{}, nothing},
 		{"an error whose methods panic", rude{}, nothing},
 		{"an error whose methods panic around one that is known", rude{deadlockPG}, retry},
 		{"an error that panics when unwrapped", ruder{}, nothing},

@@ -267,21 +267,34 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	return tx, err
 }
 
-// beginTx sends BEGIN, without the read-only flag where the driver, or the server
-// (TiDB), would refuse it: a read-only transaction ends with ROLLBACK anyway.
+// beginTx sends BEGIN, without the read-only flag where the driver, database/sql or the
+// server (TiDB) would refuse it: a read-only transaction ends with ROLLBACK anyway.
 func (s *Slot) beginTx(ctx context.Context) (*sql.Tx, error) {
 	opts := s.opts
 	if opts != nil && opts.ReadOnly && s.engine.IgnoresReadOnly() {
 		opts = writable(opts)
 	}
+	tx, err := s.beginWith(ctx, opts)
+	if err != nil && opts != nil && opts.ReadOnly && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
+		return s.beginWith(ctx, writable(opts))
+	}
+	return tx, err
+}
+
+// beginWith sends BEGIN with the options.
+func (s *Slot) beginWith(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
 	if s.engine.KeepsRefused() {
 		return s.beginOnConn(ctx, opts)
 	}
 	tx, err := s.db.BeginTx(ctx, opts)
-	if err != nil && opts != nil && opts.ReadOnly && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
-		return s.db.BeginTx(ctx, writable(opts))
+	if err != nil || s.engine != dialect.Standard {
+		return tx, err
 	}
-	return tx, err
+	if err := dialect.Hidden(s.db, tx); err != nil {
+		_ = tx.Rollback() // nobody was given it
+		return nil, err
+	}
+	return tx, nil
 }
 
 // writable returns a copy of opts without the read-only flag.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"sync"
 )
 
@@ -15,17 +16,21 @@ import (
 // beginOnConn sends BEGIN on a connection of its own. The caller has the turn. After a
 // driver's panic the connection is lost, as with sql.DB.BeginTx: database/sql keeps its locks.
 func (s *Slot) beginOnConn(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error) {
-	conn, err := s.db.Conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tx, err := conn.BeginTx(ctx, opts)
-	if err != nil {
+	for stale := s.db.Stats().Idle + 1; ; stale-- { // which sql.DB.BeginTx would replace, too
+		conn, err := s.db.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		tx, err := conn.BeginTx(ctx, opts)
+		if err == nil {
+			conns.Store(tx, conn)
+			return tx, nil
+		}
 		throwAway(conn) // the begin may have left something behind
-		return nil, err
+		if stale == 0 || !errors.Is(err, driver.ErrBadConn) {
+			return nil, err
+		}
 	}
-	conns.Store(tx, conn)
-	return tx, nil
 }
 
 // conns has the connections of open transactions that are on one of their own. A field of

@@ -112,6 +112,8 @@ func TestSlotReadOnlyOfEngines(t *testing.T) {
 		{dialect.Glebarez, sql.TxOptions{ReadOnly: true}, nil, "BEGIN READ ONLY; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, nil, "BEGIN READ ONLY; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, &mysqlite.MySQL{Number: 1235}, "BEGIN READ ONLY; BEGIN; ROLLBACK"},
+		{dialect.Standard, sql.TxOptions{ReadOnly: true}, refusedByDatabaseSQL(t), "BEGIN READ ONLY; BEGIN; ROLLBACK"},
+		{dialect.Glebarez, sql.TxOptions{ReadOnly: true}, refusedByDatabaseSQL(t), "BEGIN READ ONLY; BEGIN; ROLLBACK"},
 		{dialect.Standard, sql.TxOptions{ReadOnly: true}, errPlain, "BEGIN READ ONLY"},
 	} {
 		w := newWorld(t, kind{engine: row.engine})
@@ -180,5 +182,54 @@ func TestEngineOf(t *testing.T) {
 	t.Cleanup(func() { tx.Rollback() })
 	if a, b, c := EngineOf(db, nil), EngineOf(nil, tx), EngineOf(nil, nil); a != dialect.DuckDB || b != dialect.DuckDB || c != dialect.Standard {
 		t.Errorf("got %d, %d, %d", a, b, c)
+	}
+}
+
+// refusedByDatabaseSQL is the error of a read-only BEGIN where the driver has no BeginTx.
+func refusedByDatabaseSQL(t *testing.T) error {
+	t.Helper()
+	db := sql.OpenDB(withoutBeginTx{})
+	defer db.Close()
+	_, err := db.BeginTx(background, &sql.TxOptions{ReadOnly: true})
+	if err == nil {
+		t.Fatal("a driver without BeginTx was not refused the flag")
+	}
+	return err
+}
+
+type withoutBeginTx struct{}
+
+func (withoutBeginTx) Driver() driver.Driver                        { return nil }
+func (withoutBeginTx) Connect(context.Context) (driver.Conn, error) { return plainConn{}, nil }
+
+type plainConn struct{ driver.Conn }
+
+func (plainConn) Close() error { return nil }
+
+// Idle connections that have gone stale are replaced, as sql.DB.BeginTx does.
+func TestSlotStaleConnections(t *testing.T) {
+	w := newWorld(t, kind{engine: dialect.LibSQL})
+	w.pool.SetMaxIdleConns(4)
+	var idle []*sql.Conn
+	for range 4 {
+		idle = append(idle, must(w.pool.Conn(background))(t))
+	}
+	for _, c := range idle {
+		must(0, c.Close())(t)
+	}
+	stale := 4
+	w.d.Change(func(d *fakedb.DB) {
+		d.Begin = func(context.Context) error {
+			if stale--; stale >= 0 {
+				return driver.ErrBadConn
+			}
+			return nil
+		}
+	})
+	w.begin()
+	w.End(true)
+	w.d.Change(func(d *fakedb.DB) { d.Begin = fails(driver.ErrBadConn) }) // it does not try for ever
+	if _, err := w.use(background); errText(err) != `sqlreq: begin on key "k": driver: bad connection` {
+		t.Errorf("a server that is gone: got %v", err)
 	}
 }

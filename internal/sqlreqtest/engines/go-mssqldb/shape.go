@@ -6,6 +6,9 @@ import "database/sql/driver"
 // Driver opens nothing.
 type Driver struct{ driver.Driver }
 
+// Config is a struct of the driver's package, and no driver.
+type Config struct{ Host string }
+
 // Error is the driver's, a value.
 type Error struct {
 	Number int32
