@@ -4,8 +4,10 @@ package sqlreqconnect
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sqlreq/sqlreq"
 )
@@ -43,6 +45,9 @@ func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		res, err = next(ctx, req)
+		if err == nil && req.Peer().Protocol != connect.ProtocolConnect { // which sends a 500 itself
+			err = sendable(res)
+		}
 		return res, noSuccess(err)
 	}
 }
@@ -60,6 +65,23 @@ func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) conne
 		err = next(ctx, conn)
 		return noSuccess(err)
 	}
+}
+
+// sendable returns the error of a message that cannot be encoded: text that is not UTF-8, a
+// required field that is missing. connect finds out when the handler has returned, and tells
+// the client in a response whose status is 200.
+func sendable(res connect.AnyResponse) error {
+	if res == nil {
+		return nil
+	}
+	m, ok := res.Any().(proto.Message)
+	if !ok {
+		return nil // of a codec that nobody knows here
+	}
+	if _, err := proto.Marshal(m); err != nil {
+		return connect.NewError(connect.CodeInternal, fmt.Errorf("the response cannot be encoded: %w", err))
+	}
+	return nil
 }
 
 var errPanicked = errors.New("sqlreqconnect: a handler panicked")

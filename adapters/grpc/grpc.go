@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sqlreq/sqlreq"
 )
@@ -37,6 +38,10 @@ import (
 // when the transaction has ended; after a COMMIT that failed there are none. So
 // grpc.SendHeader waits, and grpc.SetSendCompressor returns an error. The message is the
 // same in each attempt: a handler that changes it must not be run again.
+//
+// A response that protobuf cannot encode (text that is not UTF-8) is codes.Internal and rolls
+// back. One that is larger than grpc.MaxSendMsgSize, or that an interceptor outside replaces, is
+// refused by gRPC when the work is committed.
 //
 // Behind grpc.Server.ServeHTTP and Registry.Middleware, or another unit of work, the call
 // is a part of that; an error rolls all of it back, by sqlreq.RollbackOnly.
@@ -87,7 +92,24 @@ func servePart(ctx context.Context, req any, handler grpc.UnaryHandler) (resp an
 	err = errPanicked
 	defer func() { rollback(ctx, err) }()
 	resp, err = handler(ctx, req)
+	if err == nil {
+		err = sendable(resp)
+	}
 	return resp, noSuccess(err)
+}
+
+// sendable returns the error of a message that cannot be encoded: text that is not UTF-8, a
+// required field that is missing. gRPC itself would find out behind COMMIT. What is no
+// message of protobuf is the business of a codec that nobody knows here.
+func sendable(resp any) error {
+	m, ok := resp.(proto.Message)
+	if !ok {
+		return nil
+	}
+	if _, err := proto.Marshal(m); err != nil {
+		return status.Errorf(codes.Internal, "the response cannot be encoded: %v", err)
+	}
+	return nil
 }
 
 // noSuccess returns an error whose code is that of a success, codes.OK, with another one:
@@ -122,6 +144,9 @@ func (c *call) serve(ctx context.Context, req any, handler grpc.UnaryHandler) (r
 			ctx = grpc.NewContextWithServerTransportStream(ctx, out)
 		}
 		resp, handlerErr = handler(ctx, req)
+		if handlerErr == nil {
+			handlerErr = sendable(resp)
+		}
 		return handlerErr
 	})
 	if err == nil {

@@ -1,0 +1,74 @@
+package sqlreqgrpc
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
+	"github.com/sqlreq/sqlreq/internal/sqlreqtest/adaptertest"
+)
+
+// A response that protobuf cannot encode fails the call: its work is not there.
+func TestResponseThatCannotBeEncoded(t *testing.T) {
+	for name, behind := range map[string]bool{"a server of its own": false, "ServeHTTP": true} {
+		t.Run(name, func(t *testing.T) {
+			u := newUp(t)
+			text := "done"
+			srv := grpc.NewServer(grpc.UnaryInterceptor(UnaryServerInterceptor(u.Reg)))
+			srv.RegisterService(textService(u.Site, &text), nil)
+			addr, creds := serve(t, srv, u, behind)
+			conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(creds))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			var got wrapperspb.StringValue
+			if err := conn.Invoke(t.Context(), "/text/Get", &emptypb.Empty{}, &got); err != nil || got.Value != "done" {
+				t.Errorf("got %q %v, want done", got.Value, err)
+			}
+			u.rows(t, 1)
+			text = "\xff"
+			wantCode(t, conn.Invoke(t.Context(), "/text/Get", &emptypb.Empty{}, &got), codes.Internal)
+			u.rows(t, 1)
+		})
+	}
+}
+
+// serve serves srv, behind ServeHTTP and Middleware if it is asked to.
+func serve(t *testing.T, srv *grpc.Server, u *up, behind bool) (string, credentials.TransportCredentials) {
+	if behind {
+		s := sqlreqtest.ServeHTTP2(t, u.Reg.Middleware(srv))
+		return s.Listener.Addr().String(), credentials.NewTLS(s.Client().Transport.(*http.Transport).TLSClientConfig)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(srv.Stop)
+	return l.Addr().String(), insecure.NewCredentials()
+}
+
+// textService is a service with a message of protobuf, and protobuf's codec. It adds a row.
+func textService(s *adaptertest.Site, text *string) *grpc.ServiceDesc {
+	get := func(ctx context.Context, _ any) (any, error) { return wrapperspb.String(*text), s.Insert(ctx) }
+	return &grpc.ServiceDesc{ServiceName: "text", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+		MethodName: "Get",
+		Handler: func(_ any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			req := new(emptypb.Empty)
+			if err := dec(req); err != nil {
+				return nil, err
+			}
+			return interceptor(ctx, req, &grpc.UnaryServerInfo{FullMethod: "/text/Get"}, get)
+		},
+	}}}
+}
