@@ -24,6 +24,9 @@ import (
 // of it. Put it last, nearest to the handler, or an error that an interceptor inside of
 // it has made nothing of is not seen. It does nothing for clients, and without a registry.
 //
+// A response that protobuf cannot encode, and a deadline of the call that has passed when the
+// handler returns, are errors too.
+//
 // Registry.Retry runs unary calls by connect's own protocol again; by the others, and for
 // streams, a part of the response has left by then. A COMMIT that fails is a 500, or 503,
 // without connect's error: CodeUnknown, or CodeUnavailable; or a broken response, which is
@@ -48,6 +51,9 @@ func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if err == nil && req.Peer().Protocol != connect.ProtocolConnect { // which sends a 500 itself
 			err = sendable(res)
 		}
+		if err == nil {
+			err = ended(ctx)
+		}
 		return res, noSuccess(err)
 	}
 }
@@ -63,6 +69,9 @@ func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) conne
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		err = next(ctx, conn)
+		if err == nil {
+			err = ended(ctx)
+		}
 		return noSuccess(err)
 	}
 }
@@ -82,6 +91,19 @@ func sendable(res connect.AnyResponse) error {
 		return connect.NewError(connect.CodeInternal, fmt.Errorf("the response cannot be encoded: %w", err))
 	}
 	return nil
+}
+
+// ended returns an error if the call is over: by its deadline, which the request's context
+// does not have, the client has been told that it failed.
+func ended(ctx context.Context) error {
+	switch err := ctx.Err(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
+	default:
+		return connect.NewError(connect.CodeCanceled, err)
+	}
 }
 
 var errPanicked = errors.New("sqlreqconnect: a handler panicked")

@@ -44,7 +44,8 @@ import (
 // refused by gRPC when the work is committed.
 //
 // Behind grpc.Server.ServeHTTP and Registry.Middleware, or another unit of work, the call
-// is a part of that; an error rolls all of it back, by sqlreq.RollbackOnly.
+// is a part of that; an error rolls all of it back, by sqlreq.RollbackOnly, and so does a
+// deadline of the call that has passed when the handler returns.
 //
 // It panics if reg is nil. Interceptors before it stay outside. It may be used by several
 // servers.
@@ -72,6 +73,9 @@ func StreamServerInterceptor(reg *sqlreq.Registry) grpc.StreamServerInterceptor 
 		err = errPanicked
 		defer func() { rollback(stream.Context(), err) }()
 		err = handler(srv, stream)
+		if err == nil && isLive(stream.Context()) {
+			err = ended(stream.Context())
+		}
 		return noSuccess(err)
 	}
 }
@@ -95,7 +99,19 @@ func servePart(ctx context.Context, req any, handler grpc.UnaryHandler) (resp an
 	if err == nil {
 		err = sendable(resp)
 	}
+	if err == nil {
+		err = ended(ctx)
+	}
 	return resp, noSuccess(err)
+}
+
+// ended returns an error if the call is over: by its deadline, which the context of the unit
+// of work does not have, the client has been told that it failed.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return status.FromContextError(contextError(err)).Err()
+	}
+	return nil
 }
 
 // sendable returns the error of a message that cannot be encoded: text that is not UTF-8, a
