@@ -4,10 +4,8 @@ package sqlreqconnect
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sqlreq/sqlreq"
 )
@@ -24,8 +22,8 @@ import (
 // of it. Put it last, nearest to the handler, or an error that an interceptor inside of
 // it has made nothing of is not seen. It does nothing for clients, and without a registry.
 //
-// A response that protobuf cannot encode, and a deadline of the call that has passed when the
-// handler returns, are errors too.
+// A deadline of the call that has passed when the handler returns is an error too. By gRPC and
+// gRPC-Web connect refuses a response that protobuf cannot encode when the work is committed.
 //
 // Registry.Retry runs unary calls by connect's own protocol again; by the others, and for
 // streams, a part of the response has left by then. A COMMIT that fails is a 500, or 503,
@@ -48,9 +46,6 @@ func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		res, err = next(ctx, req)
-		if err == nil && req.Peer().Protocol != connect.ProtocolConnect { // which sends a 500 itself
-			err = sendable(res)
-		}
 		if err == nil {
 			err = ended(ctx)
 		}
@@ -74,23 +69,6 @@ func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) conne
 		}
 		return noSuccess(err)
 	}
-}
-
-// sendable returns the error of a message that cannot be encoded: text that is not UTF-8, a
-// required field that is missing. connect finds out when the handler has returned, and tells
-// the client in a response whose status is 200.
-func sendable(res connect.AnyResponse) error {
-	if res == nil {
-		return nil
-	}
-	m, ok := res.Any().(proto.Message)
-	if !ok {
-		return nil // of a codec that nobody knows here
-	}
-	if _, err := proto.Marshal(m); err != nil {
-		return connect.NewError(connect.CodeInternal, fmt.Errorf("the response cannot be encoded: %w", err))
-	}
-	return nil
 }
 
 // ended returns an error if the call is over: by its deadline, which the request's context

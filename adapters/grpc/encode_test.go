@@ -10,8 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+	health "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest"
 	"github.com/sqlreq/sqlreq/internal/sqlreqtest/adaptertest"
@@ -31,13 +30,13 @@ func TestResponseThatCannotBeEncoded(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { conn.Close() })
-			var got wrapperspb.StringValue
-			if err := conn.Invoke(t.Context(), "/text/Get", &emptypb.Empty{}, &got); err != nil || got.Value != "done" {
-				t.Errorf("got %q %v, want done", got.Value, err)
+			var got health.HealthCheckRequest
+			if err := conn.Invoke(t.Context(), "/text/Get", &health.HealthCheckRequest{}, &got); err != nil || got.Service != "done" {
+				t.Errorf("got %q %v, want done", got.Service, err)
 			}
 			u.rows(t, 1)
 			text = "\xff"
-			wantCode(t, conn.Invoke(t.Context(), "/text/Get", &emptypb.Empty{}, &got), codes.Internal)
+			wantCode(t, conn.Invoke(t.Context(), "/text/Get", &health.HealthCheckRequest{}, &got), codes.Internal)
 			u.rows(t, 1)
 		})
 	}
@@ -58,13 +57,15 @@ func serve(t *testing.T, srv *grpc.Server, u *up, behind bool) (string, credenti
 	return l.Addr().String(), insecure.NewCredentials()
 }
 
-// textService is a service with a message of protobuf, and protobuf's codec. It adds a row.
+// textService is a service with a message of protobuf that has a text, and protobuf's codec. It adds a row.
 func textService(s *adaptertest.Site, text *string) *grpc.ServiceDesc {
-	get := func(ctx context.Context, _ any) (any, error) { return wrapperspb.String(*text), s.Insert(ctx) }
+	get := func(ctx context.Context, _ any) (any, error) {
+		return &health.HealthCheckRequest{Service: *text}, s.Insert(ctx)
+	}
 	return &grpc.ServiceDesc{ServiceName: "text", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
 		MethodName: "Get",
 		Handler: func(_ any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			req := new(emptypb.Empty)
+			req := new(health.HealthCheckRequest)
 			if err := dec(req); err != nil {
 				return nil, err
 			}

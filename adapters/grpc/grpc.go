@@ -8,8 +8,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sqlreq/sqlreq"
 )
@@ -118,13 +119,14 @@ func ended(ctx context.Context) error {
 // required field that is missing. gRPC itself would find out behind COMMIT. What is no
 // message of protobuf is the business of a codec that nobody knows here.
 func sendable(resp any) error {
-	m, ok := resp.(proto.Message)
-	if !ok {
+	if _, ok := resp.(interface{ ProtoMessage() }); !ok {
 		return nil
 	}
-	if _, err := proto.Marshal(m); err != nil {
+	data, err := encoding.GetCodecV2(proto.Name).Marshal(resp)
+	if err != nil {
 		return status.Errorf(codes.Internal, "the response cannot be encoded: %v", err)
 	}
+	data.Free()
 	return nil
 }
 
