@@ -22,6 +22,9 @@ import (
 // of it. Put it last, nearest to the handler, or an error that an interceptor inside of
 // it has made nothing of is not seen. It does nothing for clients, and without a registry.
 //
+// A deadline of the call that has passed when the handler returns is an error too. By gRPC and
+// gRPC-Web connect refuses a response that protobuf cannot encode when the work is committed.
+//
 // Registry.Retry runs unary calls by connect's own protocol again; by the others, and for
 // streams, a part of the response has left by then. A COMMIT that fails is a 500, or 503,
 // without connect's error: CodeUnknown, or CodeUnavailable; or a broken response, which is
@@ -43,6 +46,9 @@ func (interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		res, err = next(ctx, req)
+		if err == nil {
+			err = ended(ctx)
+		}
 		return res, noSuccess(err)
 	}
 }
@@ -58,7 +64,23 @@ func (interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) conne
 		err = errPanicked
 		defer func() { rollback(ctx, err) }()
 		err = next(ctx, conn)
+		if err == nil {
+			err = ended(ctx)
+		}
 		return noSuccess(err)
+	}
+}
+
+// ended returns an error if the call is over: by its deadline, which the request's context
+// does not have, the client has been told that it failed.
+func ended(ctx context.Context) error {
+	switch err := ctx.Err(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
+	default:
+		return connect.NewError(connect.CodeCanceled, err)
 	}
 }
 

@@ -62,6 +62,8 @@ func (v *service) work(ctx context.Context, what string) error {
 	case "gone":
 		v.s.Entered <- struct{}{}
 		<-ctx.Done()
+	case "deadline":
+		ctx.Value(deadline{}).(func())()
 	case "conflict":
 		if v.conflicts.Add(1) == 1 {
 			return connect.NewError(connect.CodeAborted, sqlreqtest.Conflict{})

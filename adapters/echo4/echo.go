@@ -208,7 +208,22 @@ func (w *outside) WriteHeader(status int) {
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
+	if w.x.response.Committed && status >= 400 && !w.x.returned {
+		writeLate(w.x.response, status)
+		return
+	}
 	w.x.response.WriteHeader(status)
+}
+
+// writeLate passes a status on that echo drops, because it comes behind the first byte: to
+// another Wrap, or the registry that this Echo is in.
+func writeLate(r *echo.Response, status int) {
+	r.Status = status
+	if outer, ok := r.Writer.(*echo.Response); ok { // by echo.WrapHandler
+		writeLate(outer, status)
+		return
+	}
+	r.Writer.WriteHeader(status)
 }
 
 // isEarly reports whether a status announces that another one follows.

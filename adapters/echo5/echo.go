@@ -172,6 +172,11 @@ func (w *outside) WriteHeader(status int) {
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
+	if r, ok := w.x.response.(*echo.Response); ok && r.Committed && status >= 400 && !w.x.returned { // echo drops a late one; below is the registry that e is in
+		r.Status = status
+		r.ResponseWriter.WriteHeader(status)
+		return
+	}
 	w.x.response.WriteHeader(status)
 }
 

@@ -174,7 +174,11 @@ func (w *outside) WriteHeader(status int) {
 	w.putBack()
 	w.x.writing.Store(true)
 	defer w.x.writing.Store(false)
+	late := w.x.writer.Written() && !w.x.returned
 	w.x.writer.WriteHeader(status)
+	if late && status >= 400 && w.x.writer.Status() != status {
+		w.base.WriteHeader(status) // gin drops a late one; below is the registry that this engine is in
+	}
 	if status == http.StatusSwitchingProtocols {
 		w.x.writer.WriteHeaderNow() // the connection is taken over next
 	}

@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/status"
 
 	"github.com/sqlreq/sqlreq"
@@ -38,8 +40,13 @@ import (
 // grpc.SendHeader waits, and grpc.SetSendCompressor returns an error. The message is the
 // same in each attempt: a handler that changes it must not be run again.
 //
+// A response that protobuf cannot encode (text that is not UTF-8) is codes.Internal and rolls
+// back. One that is larger than grpc.MaxSendMsgSize, or that an interceptor outside replaces, is
+// refused by gRPC when the work is committed.
+//
 // Behind grpc.Server.ServeHTTP and Registry.Middleware, or another unit of work, the call
-// is a part of that; an error rolls all of it back, by sqlreq.RollbackOnly.
+// is a part of that; an error rolls all of it back, by sqlreq.RollbackOnly, and so does a
+// deadline of the call that has passed when the handler returns.
 //
 // It panics if reg is nil. Interceptors before it stay outside. It may be used by several
 // servers.
@@ -67,6 +74,9 @@ func StreamServerInterceptor(reg *sqlreq.Registry) grpc.StreamServerInterceptor 
 		err = errPanicked
 		defer func() { rollback(stream.Context(), err) }()
 		err = handler(srv, stream)
+		if err == nil && isLive(stream.Context()) {
+			err = ended(stream.Context())
+		}
 		return noSuccess(err)
 	}
 }
@@ -87,7 +97,37 @@ func servePart(ctx context.Context, req any, handler grpc.UnaryHandler) (resp an
 	err = errPanicked
 	defer func() { rollback(ctx, err) }()
 	resp, err = handler(ctx, req)
+	if err == nil {
+		err = sendable(resp)
+	}
+	if err == nil {
+		err = ended(ctx)
+	}
 	return resp, noSuccess(err)
+}
+
+// ended returns an error if the call is over: by its deadline, which the context of the unit
+// of work does not have, the client has been told that it failed.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return status.FromContextError(contextError(err)).Err()
+	}
+	return nil
+}
+
+// sendable returns the error of a message that cannot be encoded: text that is not UTF-8, a
+// required field that is missing. gRPC itself would find out behind COMMIT. What is no
+// message of protobuf is the business of a codec that nobody knows here.
+func sendable(resp any) error {
+	if _, ok := resp.(interface{ ProtoMessage() }); !ok {
+		return nil
+	}
+	data, err := encoding.GetCodecV2(proto.Name).Marshal(resp)
+	if err != nil {
+		return status.Errorf(codes.Internal, "the response cannot be encoded: %v", err)
+	}
+	data.Free()
+	return nil
 }
 
 // noSuccess returns an error whose code is that of a success, codes.OK, with another one:
@@ -122,6 +162,9 @@ func (c *call) serve(ctx context.Context, req any, handler grpc.UnaryHandler) (r
 			ctx = grpc.NewContextWithServerTransportStream(ctx, out)
 		}
 		resp, handlerErr = handler(ctx, req)
+		if handlerErr == nil {
+			handlerErr = sendable(resp)
+		}
 		return handlerErr
 	})
 	if err == nil {
