@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -88,6 +89,8 @@ func TestBadInput(t *testing.T) {
 			{"/acme/api/orders", "two words", `{"product": 1, "quantity": 1}`, 400},
 			{"/acme/api/orders", "k", ``, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1} and more`, 400},
+			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1}{}`, 400},
+			{"/acme/api/orders", "k", `[]`, 400},
 			{"/acme/api/orders", "k", `{"product": "1", "quantity": 1}`, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1, "price": 0}`, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 0}`, 422},
@@ -101,11 +104,15 @@ func TestBadInput(t *testing.T) {
 			{"/webhooks/payments", "k", `{}`, 422},
 			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 1}`, 404},
 			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 0}`, 422},
+			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 9223372036854775807}`, 422},
 		} {
 			a := s.do("POST", c.path, c.key, "application/json", c.body)
 			var problem struct{ Error string }
 			if err := json.Unmarshal([]byte(a.body), &problem); a.status != c.status || err != nil || problem.Error == "" {
 				t.Errorf("%s %.70s: got %d %s, want %d and an error in JSON", c.path, c.body, a.status, a.body, c.status)
+			}
+			if strings.Contains(problem.Error, "Go ") {
+				t.Errorf("%.70s: the answer names types of Go: %s", c.body, problem.Error)
 			}
 		}
 		equal(t, "stats", s.stats(), shop.Stats{Stock: 50, Initial: 50})
