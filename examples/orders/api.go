@@ -70,6 +70,16 @@ func (s *server) order(r *http.Request) (shop.Order, error) {
 	return order, err
 }
 
+// readBody reads all of a request's body. That it cannot be read is the client's mistake; one beyond the limit stays the 413
+// that it is.
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err == nil || errors.As(err, new(*http.MaxBytesError)) {
+		return body, err
+	}
+	return nil, sqlreq.Errorf(http.StatusBadRequest, "The body could not be read: %w.", err)
+}
+
 // decode reads exactly one JSON value. A body beyond the limit stays the 413 that it is.
 func decode(body io.Reader, v any) error {
 	err := decodeOne(body, v)

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sqlreq/sqlreq/examples/orders/internal/shop"
 )
@@ -118,6 +123,39 @@ func TestBadInput(t *testing.T) {
 		equal(t, "stats", s.stats(), shop.Stats{Stock: 50, Initial: 50})
 		equal(t, "keys", s.number("SELECT count(*) FROM idempotency_keys"), 0)
 	})
+}
+
+// A body that is too large, or not as HTTP has it, is the client's mistake.
+func TestBrokenBody(t *testing.T) {
+	s := onSQLite(t, 5)
+	for _, path := range []string{"/acme/api/orders", "/acme/orders", "/webhooks/payments", "/provider/pay"} {
+		kind := "application/json"
+		if path == "/acme/orders" || path == "/provider/pay" {
+			kind = "application/x-www-form-urlencoded"
+		}
+		head := "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Type: " + kind + "\r\n"
+		for body, want := range map[string]int{
+			"Transfer-Encoding: chunked\r\n\r\nno number\r\n":             400,
+			"Content-Length: 70000\r\n\r\n" + strings.Repeat(" ", 70_000): 413,
+		} {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.WriteString(conn, head+body); err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			conn.Close()
+			if err != nil {
+				t.Errorf("%s %.40q: %v", path, body, err)
+			} else if res.StatusCode != want {
+				t.Errorf("%s %.40q: got %s, want %d", path, body, res.Status, want)
+			}
+		}
+	}
+	equal(t, "stats", s.stats(), shop.Stats{Stock: 50, Initial: 50})
 }
 
 // What the provider sends twice is booked once; another payment is another one.

@@ -104,7 +104,7 @@ func keyFromForm(next http.Handler) http.Handler {
 		if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" {
 			return sqlreq.Errorf(http.StatusUnsupportedMediaType, "This is not the form of an order.")
 		}
-		body, err := io.ReadAll(r.Body)
+		body, err := readBody(r)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ package provider
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -41,6 +42,9 @@ func Pay(fail func(http.ResponseWriter, *http.Request, error)) http.Handler {
 }
 
 func pay(r *http.Request) (Event, error) {
+	if err := r.ParseForm(); errors.As(err, new(*http.MaxBytesError)) {
+		return Event{}, err
+	}
 	order, errOrder := strconv.ParseInt(r.PostFormValue("order"), 10, 64)
 	amount, errAmount := strconv.ParseInt(r.PostFormValue("amount"), 10, 64)
 	if errOrder != nil || errAmount != nil {
