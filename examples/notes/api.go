@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -51,9 +54,7 @@ func (a notesAPI) Post(w http.ResponseWriter, r *http.Request) error {
 		Body  string   `json:"body"`
 		Tags  []string `json:"tags"`
 	}
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
+	if err := decode(r.Body, &in); err != nil {
 		return badRequest("This is not the JSON of a note", err)
 	}
 	if err := audit.Record(r.Context(), a.reg, "add note", in.Title); err != nil {
@@ -92,4 +93,28 @@ func (a noteAPI) Delete(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// decode reads exactly one JSON value.
+func decode(body io.Reader, v any) error {
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	// The error's own text names types of Go.
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("got %s for %s", wrong.Value, cmp.Or(wrong.Field, "the whole"))
+	}
+	if err == io.EOF {
+		return errors.New("it is empty")
+	}
+	if err != nil {
+		return err
+	}
+	switch _, err := dec.Token(); {
+	case err == io.EOF:
+		return nil
+	case errors.As(err, new(*http.MaxBytesError)):
+		return err
+	}
+	return errors.New("there is something after it")
 }

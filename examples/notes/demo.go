@@ -58,11 +58,11 @@ func (s *server) renderDemo(w http.ResponseWriter, results map[string]*failures.
 	return s.render(w, http.StatusOK, "demo", cards)
 }
 
-// showCard is for somebody who asks again for the address of a result: it leads to the card.
+// showCard is for somebody who asks again for the address of a result: it leads to the card, or to the page.
 func (s *server) showCard(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("failure")
 	switch {
-	case id == "all":
+	case id == "all" || id == "fail":
 		http.Redirect(w, r, "/demo", http.StatusSeeOther)
 	case failures.Find(id) != nil:
 		http.Redirect(w, r, "/demo#"+id, http.StatusSeeOther)

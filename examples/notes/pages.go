@@ -88,6 +88,12 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "list", page)
 }
 
+// toList is for somebody who asks again for the address of a form that was refused.
+func (s *server) toList(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
 // noteForm is the form as it was sent, with what is wrong about it, and in which field: title, body or tags.
 type noteForm struct{ Title, Body, Tags, Problem, Wrong string }
 

@@ -81,7 +81,7 @@ func TestErrorsLookAlike(t *testing.T) {
 		"no note":          {s.get("/notes/7"), 404, "/"},
 		"no file":          {s.get("/static/nothing"), 404, "/"},
 		"a folder":         {s.get("/static/"), 404, "/"},
-		"another method":   {s.get("/demo/fail"), 404, "/"},
+		"another method":   {s.get("/counter/"), 404, "/"},
 		"failed":           {s.form("/demo/fail", nil), 500, "/"},
 		"another site":     {s.do(foreign), 403, "/"},
 		"admin, no page":   {s.get("/admin/nothing"), 404, "/admin/"},
@@ -93,6 +93,18 @@ func TestErrorsLookAlike(t *testing.T) {
 				`<a href="`+c.back+`">All notes</a>`)
 		})
 	}
+}
+
+// TestAddressesOfForms: who asks again for the address that a form was sent to, gets a page with the form on it.
+func TestAddressesOfForms(t *testing.T) {
+	s := start(t)
+	for path, want := range map[string]string{"/notes": "/", "/demo/fail": "/demo", "/demo/all": "/demo", "/demo/hint": "/demo#hint"} {
+		got := s.get(path)
+		if got.Header.Get("Location") != want {
+			t.Errorf("GET %s: %s, Location %q, want %q", path, got.Status, got.Header.Get("Location"), want)
+		}
+	}
+	s.form("/demo/fail", nil).is(t, 500, `<a href="/demo">Back to the demo</a>`)
 }
 
 // TestFormMarksTheFieldThatIsWrong: it and no other, for those who don't see the colour too.

@@ -92,6 +92,7 @@ func (s *server) routes() http.Handler {
 
 	handle("GET /{$}", s.list)
 	handle("GET /notes/new", s.newNote)
+	handle("GET /notes", s.toList)
 	handle("POST /notes", s.createNote)
 	handle("GET /notes/{id}", s.showNote)
 	handle("GET /notes.csv", s.export)
@@ -160,6 +161,7 @@ func (s *server) renderError(w http.ResponseWriter, r *http.Request, err error) 
 	}
 	if err := s.render(w, code, "error", map[string]any{
 		"Code": code, "Message": message, "Kept": kept, "Safe": r.Method == http.MethodGet || r.Method == http.MethodHead,
+		"Demo": strings.HasPrefix(r.URL.Path, "/demo"),
 	}); err != nil {
 		slog.ErrorContext(r.Context(), "notes: error page", "err", err)
 	}

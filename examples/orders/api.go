@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,19 +70,44 @@ func (s *server) order(r *http.Request) (shop.Order, error) {
 	return order, err
 }
 
+// readBody reads all of a request's body. That it cannot be read is the client's mistake; one beyond the limit stays the 413
+// that it is.
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err == nil || errors.As(err, new(*http.MaxBytesError)) {
+		return body, err
+	}
+	return nil, sqlreq.Errorf(http.StatusBadRequest, "The body could not be read: %w.", err)
+}
+
 // decode reads exactly one JSON value. A body beyond the limit stays the 413 that it is.
 func decode(body io.Reader, v any) error {
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(v)
-	if err == nil {
-		if _, err = dec.Token(); err == io.EOF {
-			return nil
-		}
-		err = errors.Join(err, errors.New("there is more than one value"))
-	}
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+	err := decodeOne(body, v)
+	if err == nil || errors.As(err, new(*http.MaxBytesError)) {
 		return err
 	}
 	return sqlreq.Errorf(http.StatusBadRequest, "This is not the JSON that is expected: %w.", err)
+}
+
+func decodeOne(body io.Reader, v any) error {
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	// The error's own text names types of Go.
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("got %s for %s", wrong.Value, cmp.Or(wrong.Field, "the whole"))
+	}
+	if err == io.EOF {
+		return errors.New("it is empty")
+	}
+	if err != nil {
+		return err
+	}
+	switch _, err := dec.Token(); {
+	case err == io.EOF:
+		return nil
+	case errors.As(err, new(*http.MaxBytesError)):
+		return err
+	}
+	return errors.New("there is something after it")
 }

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sqlreq/sqlreq/examples/orders/internal/shop"
 )
@@ -88,6 +94,8 @@ func TestBadInput(t *testing.T) {
 			{"/acme/api/orders", "two words", `{"product": 1, "quantity": 1}`, 400},
 			{"/acme/api/orders", "k", ``, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1} and more`, 400},
+			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1}{}`, 400},
+			{"/acme/api/orders", "k", `[]`, 400},
 			{"/acme/api/orders", "k", `{"product": "1", "quantity": 1}`, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 1, "price": 0}`, 400},
 			{"/acme/api/orders", "k", `{"product": 1, "quantity": 0}`, 422},
@@ -101,16 +109,53 @@ func TestBadInput(t *testing.T) {
 			{"/webhooks/payments", "k", `{}`, 422},
 			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 1}`, 404},
 			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 0}`, 422},
+			{"/webhooks/payments", "k", `{"tenant": "acme", "order": 1, "amount": 9223372036854775807}`, 422},
 		} {
 			a := s.do("POST", c.path, c.key, "application/json", c.body)
 			var problem struct{ Error string }
 			if err := json.Unmarshal([]byte(a.body), &problem); a.status != c.status || err != nil || problem.Error == "" {
 				t.Errorf("%s %.70s: got %d %s, want %d and an error in JSON", c.path, c.body, a.status, a.body, c.status)
 			}
+			if strings.Contains(problem.Error, "Go ") {
+				t.Errorf("%.70s: the answer names types of Go: %s", c.body, problem.Error)
+			}
 		}
 		equal(t, "stats", s.stats(), shop.Stats{Stock: 50, Initial: 50})
 		equal(t, "keys", s.number("SELECT count(*) FROM idempotency_keys"), 0)
 	})
+}
+
+// A body that is too large, or not as HTTP has it, is the client's mistake.
+func TestBrokenBody(t *testing.T) {
+	s := onSQLite(t, 5)
+	for _, path := range []string{"/acme/api/orders", "/acme/orders", "/webhooks/payments", "/provider/pay"} {
+		kind := "application/json"
+		if path == "/acme/orders" || path == "/provider/pay" {
+			kind = "application/x-www-form-urlencoded"
+		}
+		head := "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Type: " + kind + "\r\n"
+		for body, want := range map[string]int{
+			"Transfer-Encoding: chunked\r\n\r\nno number\r\n":             400,
+			"Content-Length: 70000\r\n\r\n" + strings.Repeat(" ", 70_000): 413,
+		} {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.WriteString(conn, head+body); err != nil {
+				t.Fatal(err)
+			}
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			conn.Close()
+			if err != nil {
+				t.Errorf("%s %.40q: %v", path, body, err)
+			} else if res.StatusCode != want {
+				t.Errorf("%s %.40q: got %s, want %d", path, body, res.Status, want)
+			}
+		}
+	}
+	equal(t, "stats", s.stats(), shop.Stats{Stock: 50, Initial: 50})
 }
 
 // What the provider sends twice is booked once; another payment is another one.

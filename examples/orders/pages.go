@@ -33,18 +33,19 @@ func (s *server) home(w http.ResponseWriter, r *http.Request) error {
 
 // orderForm is the form as it is shown: for a new order, or as it was sent, with what is wrong about it.
 type orderForm struct {
-	Tenant            string
-	Products          []shop.Product
-	Key               string // of the order that the form places, however often it is sent
-	Product, Quantity int64
-	Problem           string
+	Tenant   string
+	Products []shop.Product
+	Key      string // of the order that the form places, however often it is sent
+	Product  int64
+	Quantity string
+	Problem  string
 }
 
 // keyField is the form's field with its key.
 const keyField = "idempotency_key"
 
 func (s *server) shopPage(w http.ResponseWriter, r *http.Request) error {
-	return s.renderShop(w, r, http.StatusOK, orderForm{Key: rand.Text(), Product: 1, Quantity: 1})
+	return s.renderShop(w, r, http.StatusOK, orderForm{Key: rand.Text(), Product: 1, Quantity: "1"})
 }
 
 func (s *server) renderShop(w http.ResponseWriter, r *http.Request, code int, form orderForm) (err error) {
@@ -60,8 +61,9 @@ func (s *server) renderShop(w http.ResponseWriter, r *http.Request, code int, fo
 func (s *server) placeOrder(w http.ResponseWriter, r *http.Request) error {
 	product, errProduct := strconv.ParseInt(r.PostFormValue("product"), 10, 64)
 	quantity, errQuantity := strconv.ParseInt(r.PostFormValue("quantity"), 10, 64)
-	err := errors.Join(errProduct, errQuantity)
-	if err != nil {
+	// A number that is too large for us is one still: the shop says what is wrong about it.
+	var err error
+	if errors.Is(errProduct, strconv.ErrSyntax) || errors.Is(errQuantity, strconv.ErrSyntax) {
 		err = sqlreq.Errorf(http.StatusUnprocessableEntity, "The product and the quantity are numbers.")
 	}
 	var order shop.Order
@@ -72,13 +74,19 @@ func (s *server) placeOrder(w http.ResponseWriter, r *http.Request) error {
 		// A page of our own for this error, with the form filled in. Its status rolls back as the error would; the
 		// form's key is as new.
 		return s.renderShop(w, r, status.Code, orderForm{
-			Key: r.PostFormValue(keyField), Product: product, Quantity: quantity, Problem: web.Message(err),
+			Key: r.PostFormValue(keyField), Product: product, Quantity: r.PostFormValue("quantity"), Problem: web.Message(err),
 		})
 	}
 	if err != nil {
 		return err
 	}
 	http.Redirect(w, r, fmt.Sprintf("/%s/orders/%d", order.Tenant, order.ID), http.StatusSeeOther)
+	return nil
+}
+
+// ordersPage is for somebody who asks again for the address of a form that was refused: it leads to the shop.
+func (s *server) ordersPage(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "/"+tenant.Of(r.Context())+"/", http.StatusSeeOther)
 	return nil
 }
 
@@ -96,7 +104,7 @@ func keyFromForm(next http.Handler) http.Handler {
 		if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" {
 			return sqlreq.Errorf(http.StatusUnsupportedMediaType, "This is not the form of an order.")
 		}
-		body, err := io.ReadAll(r.Body)
+		body, err := readBody(r)
 		if err != nil {
 			return err
 		}

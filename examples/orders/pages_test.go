@@ -34,12 +34,14 @@ func TestFormOrdersOnce(t *testing.T) {
 		}
 		for _, c := range []struct{ quantity, problem string }{
 			{"6", "There are not that many left."}, {"0", "The quantity must be"}, {"many", "are numbers"}, {"", "are numbers"},
+			{"99999999999999999999", "The quantity must be"},
 		} {
 			a := send(c.quantity).has(t, c.problem).has(t, "Nothing was ordered.").has(t, `aria-invalid="true"`)
 			if a.status != 409 && a.status != 422 {
 				t.Errorf("quantity %q: got %d", c.quantity, a.status)
 			}
 			equal(t, "the form's key", field(t, a.body, keyField), key)
+			a.has(t, `required value="`+c.quantity+`"`)
 		}
 		a := send("5").is(t, http.StatusSeeOther)
 		equal(t, "answers of 303", each(4, func(int) answer { return send("5") })[303], 4)
@@ -66,8 +68,22 @@ func TestPay(t *testing.T) {
 		if after := s.get(path).has(t, ">paid<").body; strings.Contains(after, "/provider/pay") {
 			t.Error("what is paid can be paid again")
 		}
-		s.form("/provider/pay", "tenant", "globex", "order", "0", "amount", "1").is(t, 502)
-		s.form("/provider/pay", "tenant", "globex").is(t, 400)
+		// What the shop refuses is a page that says why.
+		for _, c := range []struct {
+			tenant, order, amount string
+			status                int
+			problem               string
+		}{
+			{"globex", "0", "1", 404, "There is no such order."},
+			{"acme", field(t, page, "order"), "8900", 404, "There is no such order."},
+			{"nobody\r\n", "0", "1", 422, "There is no such tenant."},
+			{"globex", field(t, page, "order"), "1", 422, "This key has come with another request already."},
+			{"globex", field(t, page, "order"), "0", 422, ""},
+			{"globex", "", "", 400, "The order and the amount are numbers."},
+		} {
+			s.form("/provider/pay", "tenant", c.tenant, "order", c.order, "amount", c.amount).is(t, c.status).has(t, c.problem).has(t, "</html>")
+		}
+		equal(t, "received", s.number("SELECT received FROM payments"), 8900)
 	})
 }
 
@@ -104,7 +120,11 @@ func TestPages(t *testing.T) {
 	s.get("/static/style.css").is(t, 200).has(t, "--paper")
 	s.get("/static/icon.svg").is(t, 200)
 	s.get("/healthz").is(t, 200).has(t, "ok")
-	s.get("/static/web.go").is(t, 404)
+	for _, path := range []string{"", "web.go", "layout.html", "style.css/"} {
+		s.get("/static/"+path).is(t, 404).has(t, "There is no such file.")
+	}
+	equal(t, "/acme/orders", s.get("/acme/orders").is(t, 303).header.Get("Location"), "/acme/")
+	s.get("/admin/nothing").has(t, `<a href="/admin/">Back</a>`)
 	s.do("POST", "/", "", "", "").is(t, 404)
 	s.get("/acme/api/nothing").is(t, 404).has(t, `{"error":`)
 }
@@ -141,6 +161,7 @@ func TestDatabaseGone(t *testing.T) {
 	s.server.store.Close()
 	s.get("/healthz").is(t, 503)
 	s.get("/acme/").is(t, 503).has(t, "Service Unavailable")
+	s.form("/provider/pay", "tenant", "acme", "order", "1", "amount", "1").is(t, 502).has(t, "Bad Gateway").has(t, "Paying again is safe")
 	equal(t, "Retry-After", s.order("acme", "k", `{"product": 1, "quantity": 1}`).is(t, 503).header.Get("Retry-After"), "1")
 }
 

@@ -65,7 +65,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /static/", http.StripPrefix("/static/", web.Static()))
 	mux.HandleFunc("GET /healthz", s.health)
-	mux.Handle("POST /provider/pay", limit(provider.Pay()))
+	mux.Handle("POST /provider/pay", limit(provider.Pay(web.Error)))
 	mux.Handle("/", s.reg.Middleware(limit(s.routes())))
 
 	csrf := http.NewCrossOriginProtection()
@@ -83,6 +83,7 @@ func (s *server) routes() http.Handler {
 	handle("POST /{tenant}/api/orders", s.once.Handler(sqlreq.HandlerFunc(s.createOrder)))
 	handle("GET /{tenant}/api/orders/{id}", fresh(sqlreq.HandlerFunc(s.getOrder)))
 	handle("GET /{tenant}/{$}", sqlreq.HandlerFunc(s.shopPage))
+	handle("GET /{tenant}/orders", sqlreq.HandlerFunc(s.ordersPage))
 	handle("POST /{tenant}/orders", keyFromForm(s.once.Handler(sqlreq.HandlerFunc(s.placeOrder))))
 	handle("GET /{tenant}/orders/{id}", fresh(sqlreq.HandlerFunc(s.orderPage)))
 	shops.Handle("/", sqlreq.HandlerFunc(notFound))

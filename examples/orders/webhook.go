@@ -18,7 +18,7 @@ type eventKey struct{}
 // signature would be checked here too.
 func ofEvent(next http.Handler) http.Handler {
 	return sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		body, err := io.ReadAll(r.Body)
+		body, err := readBody(r)
 		if err != nil {
 			return err
 		}

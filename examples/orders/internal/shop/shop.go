@@ -18,10 +18,13 @@ var (
 	ErrQuantity  = sqlreq.Errorf(http.StatusUnprocessableEntity, "The quantity must be from 1 to %d.", maxQuantity)
 	ErrSoldOut   = sqlreq.Errorf(http.StatusConflict, "There are not that many left.")
 	ErrNoOrder   = sqlreq.Errorf(http.StatusNotFound, "There is no such order.")
-	ErrAmount    = sqlreq.Errorf(http.StatusUnprocessableEntity, "The amount must be more than 0.")
+	ErrAmount    = sqlreq.Errorf(http.StatusUnprocessableEntity, "The amount must be from 1 to %d.", maxAmount)
 )
 
-const maxQuantity = 1000
+const (
+	maxQuantity = 1000
+	maxAmount   = 1_000_000_000_000 // in cents; what an order has received is a sum of these, and must not overflow
+)
 
 // Shop takes orders and payments.
 type Shop struct{ Store Store }
@@ -72,7 +75,7 @@ func (s Shop) Confirm(ctx context.Context, job Job) error {
 // Receive books what the payment provider says to have received. It adds: that a repeated message does not add twice is
 // the work of package idempotency, and would show here if it failed.
 func (s Shop) Receive(ctx context.Context, order, amount int64) error {
-	if amount <= 0 {
+	if amount < 1 || amount > maxAmount {
 		return ErrAmount
 	}
 	return s.Store.Receive(ctx, order, amount)

@@ -18,11 +18,22 @@ import (
 	"github.com/sqlreq/sqlreq/idempotency"
 )
 
-//go:embed layout.html error.html style.css icon.svg
+//go:embed layout.html error.html
 var files embed.FS
 
-// Static serves the style and the icon.
-func Static() http.Handler { return http.FileServerFS(files) }
+//go:embed style.css icon.svg
+var static embed.FS
+
+// Static serves the style and the icon. They are asked for by name: a folder is none.
+func Static() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if info, err := fs.Stat(static, r.URL.Path); err != nil || info.IsDir() {
+			Error(w, r, sqlreq.Errorf(http.StatusNotFound, "There is no such file."))
+			return
+		}
+		http.ServeFileFS(w, r, static, r.URL.Path)
+	})
+}
 
 var layout = template.Must(template.New("").Funcs(template.FuncMap{"money": shop.Money, "name": Name}).ParseFS(files, "layout.html"))
 
@@ -80,8 +91,9 @@ func JSON(w http.ResponseWriter, code int, v any) error {
 // nothing of what the handler wrote is left.
 func Error(w http.ResponseWriter, r *http.Request, err error) {
 	code := sqlreq.StatusCode(err)
+	path := sqlreq.Prefix(r.Context()) + r.URL.Path // as the client named it, also in an application that is mounted
 	if code >= 500 && r.Context().Err() == nil {
-		slog.ErrorContext(r.Context(), "orders: request failed", "method", r.Method, "path", r.URL.Path, "status", code, "error", err)
+		slog.ErrorContext(r.Context(), "orders: request failed", "method", r.Method, "path", path, "status", code, "error", err)
 	}
 	if isAPI(r) {
 		JSON(w, code, map[string]string{"error": Message(err)})
@@ -95,9 +107,11 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 		kept = "Nothing else was ordered. For another order, load the shop's page again."
 	case sqlreq.MayHaveCommitted(err):
 		kept = "Whether this request was stored is not known. Sending the same form again is safe: it orders once."
+	case code == http.StatusBadGateway:
+		kept = "Whether the payment was booked is not known. Paying again is safe: it is booked once."
 	}
 	home := "/"
-	if name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/"); tenant.Known(name) {
+	if name, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/"); tenant.Known(name) || name == "admin" {
 		home += name + "/"
 	}
 	if err := Render(w, r, code, errorPage, map[string]any{"Code": code, "Message": Message(err), "Kept": kept, "Home": home}); err != nil {
@@ -114,7 +128,7 @@ func isAPI(r *http.Request) bool {
 var texts = map[error]string{
 	idempotency.ErrMissing:    "The request has no Idempotency-Key.",
 	idempotency.ErrMalformed:  "The Idempotency-Key is malformed.",
-	idempotency.ErrMismatch:   "This key has placed another order already.",
+	idempotency.ErrMismatch:   "This key has come with another request already.",
 	idempotency.ErrInProgress: "The same request is still under way.",
 	idempotency.ErrNotKept:    "The request was done, but its answer was not kept.",
 }
