@@ -50,9 +50,9 @@ var axes = []axis{
 	{"Savepoints, each with an INSERT", "savepoints", []string{"1", "100", "10000"},
 		"From 100 on it is three statements for each, whoever sends them. On PostgreSQL each is a subtransaction with a number of its own."},
 	{"Conflicts in 100 requests", "conflicts", []string{"0", "10", "25", "50"},
-		"Nothing bends: a conflict is one more attempt and the other program's UPDATE. The 99th percentile steps up from 0 to 10, because from there on it is a request with two attempts."},
+		"Nothing bends: a conflict is one more attempt and the other program's UPDATE."},
 	{"Repeats in 100 requests with an Idempotency-Key", "repeats", []string{"0", "1", "50"},
-		"Nothing bends: a repeat reads its answer, which takes a fraction of the work. With half of them the median falls to about that of a repeat."},
+		"Nothing bends: a repeat reads its answer, which takes a fraction of the work."},
 }
 
 func (a axis) id(database string, value int, by string) id {
