@@ -186,48 +186,20 @@ func Of(db *sql.DB) Dialect {
 	return d
 }
 
-// seen has the pools of which a connection was looked at, and no engine found that Hidden
-// refuses.
-var seen sync.Map // of weak.Pointer[sql.DB] to nil
-
-// Hidden returns why nothing may be done in a transaction of a pool that was taken for the
-// standard's: its connection is of an engine that cannot be treated as that, and only a
-// connection tells. It looks at one of each pool.
-func Hidden(db *sql.DB, tx *sql.Tx) error {
-	p := weak.Make(db)
-	if _, ok := seen.Load(p); ok {
-		return nil
-	}
-	e := &engines[ofTypes(connOf(tx))]
-	if e.commitCheck != "" || e.keepsRefused || e.noTransactions {
-		return fmt.Errorf("the connection is of %s, which the pool's connector and its Driver do not tell; let the method Driver of the wrapper around it return the engine's driver", e.name)
-	}
-	if _, loaded := seen.LoadOrStore(p, nil); !loaded {
-		runtime.AddCleanup(db, func(p weak.Pointer[sql.DB]) { seen.Delete(p) }, p)
-	}
-	return nil
-}
-
-// OfTx returns the dialect of a transaction's pool, or of its connection if only that tells.
+// OfTx returns the dialect of a transaction's pool. Its connection is not looked at:
+// database/sql takes it out of the transaction when a context ends, at any time.
 func OfTx(tx *sql.Tx) Dialect {
 	db := fieldOf(reflect.ValueOf(tx), "db")
 	if !db.IsValid() || db.Type() != reflect.TypeFor[*sql.DB]() {
 		return Standard
 	}
-	if d := Of((*sql.DB)(db.UnsafePointer())); d != Standard {
-		return d
-	}
-	return ofTypes(connOf(tx))
+	return Of((*sql.DB)(db.UnsafePointer()))
 }
 
 // driverOf returns the pool's driver, nil where asking for it panics: sql.OpenDB(nil).
 func driverOf(db *sql.DB) (d driver.Driver) {
 	defer func() { _ = recover() }()
 	return db.Driver()
-}
-
-func connOf(tx *sql.Tx) reflect.Value {
-	return fieldOf(fieldOf(reflect.ValueOf(tx), "dc"), "ci")
 }
 
 // fieldOf returns a field of database/sql's own types, which no function gives. Only
@@ -246,10 +218,9 @@ var (
 	driverType    = reflect.TypeFor[driver.Driver]()
 	connectorType = reflect.TypeFor[driver.Connector]()
 	contextType   = reflect.TypeFor[driver.DriverContext]()
-	connType      = reflect.TypeFor[driver.Conn]()
 )
 
-// ofTypes returns the dialect of a driver, a connector or a connection by its type, and below a
+// ofTypes returns the dialect of a driver or a connector by its type, and below a
 // wrapper by the type of what it wraps. The innermost that is known counts: a program's
 // own wrapper may be in a package whose path has the name of any engine.
 func ofTypes(v reflect.Value) Dialect {
@@ -305,9 +276,9 @@ func mayWrap(v reflect.Value) bool {
 	}
 }
 
-// isDriver reports whether a type is a driver, a connector or a connection.
+// isDriver reports whether a type is a driver or a connector.
 func isDriver(t reflect.Type) bool {
-	return t.Implements(driverType) || t.Implements(connectorType) || t.Implements(connType)
+	return t.Implements(driverType) || t.Implements(connectorType)
 }
 
 // ofPath returns the dialect of the drivers of a package.

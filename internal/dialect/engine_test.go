@@ -152,39 +152,6 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// An engine that only its connection tells of is refused if it cannot be treated as the
-// standard's.
-func TestHidden(t *testing.T) {
-	for _, row := range []struct {
-		name string
-		conn driver.Conn
-		want string
-	}{
-		{"another engine", conn{}, ""},
-		{"DuckDB", duckdbgo.Conn{}, "the connection is of DuckDB, which the pool's connector and its Driver do not tell"},
-		{"DuckDB in a wrapper", &wrappedConn{duckdbgo.Conn{}}, "the connection is of DuckDB"},
-	} {
-		db := sql.OpenDB(telling{func() driver.Driver { return other{} }, func() driver.Conn { return row.conn }})
-		for range 2 { // the second time it is known
-			tx, err := db.Begin()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if Of(db) != Standard {
-				t.Errorf("%s: got %q", row.name, Of(db).Name())
-			}
-			if err := Hidden(db, tx); row.want == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), row.want) {
-				t.Errorf("%s: got %v, want %q", row.name, err, row.want)
-			}
-			if d := OfTx(tx); (d == DuckDB) != (row.want != "") {
-				t.Errorf("%s, by the transaction: got %q", row.name, d.Name())
-			}
-		}
-	}
-}
-
-type wrappedConn struct{ driver.Conn }
-
 // A pool is looked at once, and not kept alive by that.
 func TestOfForgetsPools(t *testing.T) {
 	asked := 0
@@ -266,7 +233,7 @@ type unexported struct {
 func (*unexported) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
 
 type concrete struct {
-	name  string
+	_     string
 	inner *gomssqldb.Driver
 }
 
@@ -308,7 +275,7 @@ type ring struct{ a, b, c driver.Driver }
 func (*ring) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
 
 // configured has a struct of a driver's package that is no driver.
-type configured struct{ config gomssqldb.Config }
+type configured struct{ _ gomssqldb.Config }
 
 func (configured) Open(string) (driver.Conn, error) { return nil, errors.New("opens nothing") }
 

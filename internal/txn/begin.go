@@ -286,15 +286,7 @@ func (s *Slot) beginWith(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, err
 	if s.engine.KeepsRefused() {
 		return s.beginOnConn(ctx, opts)
 	}
-	tx, err := s.db.BeginTx(ctx, opts)
-	if err != nil || s.engine != dialect.Standard {
-		return tx, err
-	}
-	if err := dialect.Hidden(s.db, tx); err != nil {
-		_ = tx.Rollback() // nobody was given it
-		return nil, err
-	}
-	return tx, nil
+	return s.db.BeginTx(ctx, opts)
 }
 
 // writable returns a copy of opts without the read-only flag.

@@ -6,19 +6,6 @@ import "database/sql/driver"
 // Driver opens nothing.
 type Driver struct{ driver.Driver }
 
-// Conn is a connection, which begins transactions.
-type Conn struct{ driver.Conn }
-
-// Begin begins nothing.
-func (Conn) Begin() (driver.Tx, error) { return tx{}, nil }
-
-// Close closes nothing.
-func (Conn) Close() error { return nil }
-
-type tx struct{ driver.Tx }
-
-func (tx) Rollback() error { return nil }
-
 // Error is the driver's.
 type Error struct {
 	Type ErrorType
