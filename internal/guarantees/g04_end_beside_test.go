@@ -46,6 +46,30 @@ func TestG4FailBesideTheEnd(t *testing.T) {
 	}
 }
 
+// TestG4FailBesideTheEndOfARequestWithoutUse: also a request that has begun nothing
+// fails, if Fail has returned nil.
+func TestG4FailBesideTheEndOfARequestWithoutUse(t *testing.T) {
+	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: (&fakedb.DB{}).Open(t)})
+	for i := range 15000 {
+		got := make(chan error, 1)
+		rec := sqlreqtest.Do(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ready := make(chan bool)
+			go func() {
+				close(ready)
+				for range i % 200 {
+					runtime.KeepAlive(r)
+				}
+				got <- sqlreq.Fail(r.Context(), sqlreqtest.ErrTest)
+			}()
+			<-ready
+			_, _ = w.Write([]byte("done"))
+		})))
+		if err := <-got; (err == nil) != (rec.Code == http.StatusInternalServerError) {
+			t.Fatalf("round %d: Fail returned %v, and the answer was %d", i, err, rec.Code)
+		}
+	}
+}
+
 // TestG4UnknownCommitOfAFailedUnit: that nobody knows what a COMMIT has stored is
 // told, also if the unit has failed for another reason meanwhile.
 func TestG4UnknownCommitOfAFailedUnit(t *testing.T) {

@@ -68,7 +68,7 @@ func (w *Writer) Finish() {
 // of others, and returns what was held.
 func (w *Writer) startPlain() (held *body, plain bool) {
 	w.mu.Lock()
-	plain = w.phase == holding && w.implicit && w.callsNobodyLocked() && w.req.Method != http.MethodHead && !w.flushWaits
+	plain = w.phase == holding && w.implicit && w.callsNobodyLocked() && w.req.Method != http.MethodHead
 	if plain {
 		w.handlerDone, w.phase = true, streaming
 		held = w.takeBodyLocked()

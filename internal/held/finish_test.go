@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -517,5 +518,37 @@ func TestAbortWithoutDeadlineAndHijack(t *testing.T) {
 	w.Abort()
 	if got := c.header.Get("Content-Length"); got != "9223372036854775807" {
 		t.Errorf("got Content-Length %q, want one that is never reached", got)
+	}
+}
+
+// Finish is HandlerDone and Release: the same leaves, for every kind of response, and what
+// is written afterwards is passed on.
+func TestFinishIsHandlerDoneAndRelease(t *testing.T) {
+	for name, handler := range map[string]func(w *Writer){
+		"nothing":        func(*Writer) {},
+		"a body":         func(w *Writer) { _, _ = w.WriteString("body") },
+		"an empty body":  func(w *Writer) { _, _ = w.WriteString("") },
+		"a status":       func(w *Writer) { w.WriteHeader(404) },
+		"a header":       func(w *Writer) { w.Header().Set("X", "1"); _, _ = w.WriteString("body") },
+		"a page":         func(w *Writer) { _, _ = w.WriteString(strings.Repeat("x", 600)) },
+		"flushed":        func(w *Writer) { _, _ = w.WriteString("body"); w.Flush() },
+		"too large":      func(w *Writer) { _, _ = w.WriteString(strings.Repeat("x", 200)) },
+		"a late header":  func(w *Writer) { _, _ = w.WriteString("body"); w.Header().Set("X", "1") },
+		"its own status": func(w *Writer) { w.DefaultStatus(500); _, _ = w.WriteString("body") },
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			var got [2]string
+			for i, finish := range []func(*Writer){(*Writer).Finish, func(w *Writer) { w.HandlerDone(); w.Release() }} {
+				c := newClient()
+				w := writer(c, request(method), 100)
+				handler(w)
+				finish(w)
+				_, err := w.WriteString("late")
+				got[i] = fmt.Sprint(c.status, c.header, c.body.String(), err)
+			}
+			if got[0] != got[1] {
+				t.Errorf("%s, %s: Finish sends %s, HandlerDone and Release %s", name, method, got[0], got[1])
+			}
+		}
 	}
 }

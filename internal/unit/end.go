@@ -27,7 +27,7 @@ func (u *Unit) Finish(status int) error {
 func (u *Unit) Abandon() error { return u.finish(false) }
 
 func (u *Unit) finish(commit bool) error {
-	if u.used.Load() == nil && u.endUnused() {
+	if u.used.Load() == nil && u.endUnused(true) {
 		return u.Err()
 	}
 	started := false
@@ -67,14 +67,13 @@ func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
 
 // FinishUnused is Finish for a unit that has used nothing and has not failed, and
 // reports whether it is one: the answer decides nothing in it.
-func (u *Unit) FinishUnused() bool {
-	return u.used.Load() == nil && u.failed.Load() == nil && u.endUnused() && u.failed.Load() == nil // by another goroutine meanwhile
-}
+func (u *Unit) FinishUnused() bool { return u.used.Load() == nil && u.endUnused(false) }
 
-// endUnused ends a unit that has used nothing, and reports whether it is one.
-func (u *Unit) endUnused() bool {
+// endUnused ends a unit that has used nothing, and reports whether it is one. One that has
+// failed is, if failed is true. Fail takes the mutex, too: it comes before, or is refused.
+func (u *Unit) endUnused(failed bool) bool {
 	u.mu.Lock()
-	unused := u.state < ending && u.used.Load() == nil
+	unused := u.state < ending && u.used.Load() == nil && (failed || u.failed.Load() == nil)
 	if unused {
 		u.state = ended
 	}

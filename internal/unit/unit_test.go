@@ -382,3 +382,27 @@ func TestUnitUnreachable(t *testing.T) {
 		t.Errorf("of Route: got %v", err)
 	}
 }
+
+// A unit that has used nothing is ended at once, unless it has failed: then Finish says so.
+func TestFinishUnused(t *testing.T) {
+	w := newWorld(t)
+	if !w.FinishUnused() || !w.Over() || w.FinishUnused() {
+		t.Error("a unit that has used nothing: want it ended, once")
+	}
+	if err := w.Fail(background, errConflict); err == nil {
+		t.Error("Fail after the end returned nil")
+	}
+	failed := newWorld(t)
+	_ = failed.Fail(background, errConflict)
+	if failed.FinishUnused() || failed.Over() {
+		t.Error("a unit that has failed was ended as if it had not")
+	}
+	if err := failed.Finish(200); err != errConflict {
+		t.Errorf("Finish returned %v, want the failure", err)
+	}
+	used := newWorld(t)
+	used.Join(t)
+	if used.FinishUnused() {
+		t.Error("a unit in whose decision somebody takes part was ended without it")
+	}
+}
