@@ -155,7 +155,9 @@ func (w *Writer) sendHeaderLocked() {
 		w.sent.restore(outer)
 		w.implicit = w.implicit && len(trailers) == 0
 		w.sendStatusLocked()
-		setTrailers(outer, trailers)
+		if !w.ownHeader { // of an own header they are set at the end: until then the handler can delete them
+			setTrailers(outer, trailers)
+		}
 	}
 }
 

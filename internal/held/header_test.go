@@ -36,6 +36,28 @@ func TestOwnHeaderIsNotTheClients(t *testing.T) {
 	}
 }
 
+// net/http looks for the values of trailers when the handler has returned: one that was
+// there when the header left, and was deleted since, is not sent.
+func TestDeletedTrailer(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		c := newClient()
+		w := writer(c, request("GET"), 100)
+		if own {
+			w.OwnHeader()
+		}
+		w.Header().Set("Trailer", "Sum, Kept")
+		w.WriteHeader(200)
+		w.Header().Set("Sum", "1")
+		w.Header().Set("Kept", "1")
+		_ = w.FlushError()
+		w.Header().Del("Sum")
+		w.finish()
+		if c.header.Get("Sum") != "" || c.header.Get("Kept") != "1" {
+			t.Errorf("own %t: got the trailers of %v, want Kept alone", own, c.header)
+		}
+	}
+}
+
 func TestOwnHeaderWithoutAMap(t *testing.T) {
 	c := &client{}
 	w := writer(noHeader{c}, request("GET"), 100)
