@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
@@ -53,6 +54,7 @@ func budget() []Benchmark {
 		{nothing(), openSQLite, idle},
 		{inserts(1), openSQLite, ladder},
 		{durable(), openDurable, ladder},
+		{rows(), openSQLite, ladder},
 		{read(), openSQLite, ladder},
 		{retried(), openSQLite, withRetry},
 	} {
@@ -99,10 +101,40 @@ func retried() work {
 }
 
 func withRetry(s *site, j work) []program {
-	without := j
-	without.attempts = 0
+	once := j
+	once.attempts = 0
 	c := named("sqlreq")[0]
-	return []program{{"without", c.handler(s, without)}, {"sqlreq", c.handler(s, j)}}
+	without := c.handler(s, once)
+	apart := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		without.ServeHTTP(&ownHeader{ResponseWriter: w, header: w.Header().Clone()}, r.Clone(r.Context()))
+	})
+	return []program{{"without", without}, {"apart", apart}, {"sqlreq", c.handler(s, j)}}
+}
+
+// ownHeader is a response whose header is that of an attempt: it is the client's when the status is known.
+type ownHeader struct {
+	http.ResponseWriter
+	header http.Header
+	known  bool
+}
+
+func (w *ownHeader) Header() http.Header { return w.header }
+
+func (w *ownHeader) WriteHeader(status int) {
+	w.take()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *ownHeader) Write(p []byte) (int, error) {
+	w.take()
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *ownHeader) take() {
+	if !w.known {
+		w.known = true
+		maps.Copy(w.ResponseWriter.Header(), w.header)
+	}
 }
 
 // liveHeap is what a service has on its heap while it answers: with a few KiB the garbage collector would run
@@ -112,12 +144,13 @@ const liveHeap = 64 << 20
 func takeSteps(b *testing.B, s *site, j work, programs []program) {
 	live := make([]byte, liveHeap)
 	t := newTurn(b, s, j)
+	t.fresh = j.use != nil
 	for _, p := range programs {
 		verify(b, s, j, p.handler, "/")
 	}
 	t.start(b)
 	n := 1
-	for t.take(programs[len(programs)-1].handler, n) < turn {
+	for t.take(programs[len(programs)-1].handler, n) < j.turn() {
 		n *= 2
 	}
 	times := make([][]float64, len(programs))
@@ -401,9 +434,26 @@ func (a *answer) release() {
 	buffers.Put(body)
 }
 
-// StepTitles are the rungs in words, for the report.
-func StepTitles() [][2]string {
-	return [][2]string{
+// Step is a program of the budget, in words.
+type Step struct{ Name, Title string }
+
+// BudgetSteps are the programs of a work of the budget, for the report.
+func BudgetSteps(work string) []Step {
+	switch work {
+	case "nothing":
+		return []Step{
+			{"copied", "the bare handler, an allocation of 512 bytes, and a copy of the request in it"},
+			{"hand", "the bare handler"},
+			{"sqlreq", "sqlreq"},
+		}
+	case "retried":
+		return []Step{
+			{"without", "without Retry"},
+			{"apart", "the same, and each attempt gets a clone of the request and a header of its own"},
+			{"sqlreq", "with Retry"},
+		}
+	}
+	return []Step{
 		{"hand", "by hand, with `BeginTx(r.Context())`"},
 		{"life", "and the wait for BEGIN ends with the request, the life of the transaction does not"},
 		{"held", "and no byte leaves before COMMIT has succeeded"},

@@ -1,6 +1,7 @@
 package benchmarks
 
 import (
+	"context"
 	"net/http"
 	"runtime"
 	"slices"
@@ -22,6 +23,15 @@ func turns(database string, open func(testing.TB) *site, works ...work) []Benchm
 
 // turn is how long one lasts, about.
 const turn = 3 * time.Millisecond
+
+// turn is longer for what writes: each should have its share of SQLite's checkpoints, of which one comes after 1,000
+// pages and takes milliseconds.
+func (j work) turn() time.Duration {
+	if j.rows > 0 {
+		return 8 * turn
+	}
+	return turn
+}
 
 func takeTurns(b *testing.B, s *site, j work) {
 	by := named("hand", "eager", "sqlreq")
@@ -56,6 +66,7 @@ type taker struct {
 	j         work
 	r         *http.Request
 	w         *sink
+	fresh     bool // each request has a context of its own
 	want, bad int
 }
 
@@ -71,13 +82,25 @@ func (t *taker) take(h http.Handler, n int) time.Duration {
 	for range n {
 		clear(t.w.header)
 		t.w.status, t.w.n = 0, 0
-		h.ServeHTTP(t.w, t.r)
+		t.serve(h)
 		if t.w.status != http.StatusOK || t.w.n != t.j.bytes {
 			t.bad++
 		}
 	}
 	t.want += n * t.j.rows
 	return time.Since(start)
+}
+
+// serve makes one request. A context that many have had keeps what the first waits for its end have made in it; that of
+// net/http is new for each request, and is cancelled when the handler has returned.
+func (t *taker) serve(h http.Handler) {
+	if !t.fresh {
+		h.ServeHTTP(t.w, t.r)
+		return
+	}
+	ctx, cancel := context.WithCancel(t.r.Context())
+	defer cancel()
+	h.ServeHTTP(t.w, t.r.WithContext(ctx))
 }
 
 // allocated returns the bytes and the allocations of a request, the least of several measurements: a pool that was

@@ -91,9 +91,16 @@ func durable() work {
 	return j
 }
 
-// read answers with the 100 rows as it reads them, in a read-only transaction.
+// read is rows in a read-only transaction.
 func read() work {
-	j := work{name: "read", options: options{tx: &sql.TxOptions{ReadOnly: true}}, bytes: items * int64(len("something to be read\n"))}
+	j := rows()
+	j.name, j.tx = "read", &sql.TxOptions{ReadOnly: true}
+	return j
+}
+
+// rows answers with the 100 rows as it reads them.
+func rows() work {
+	j := work{name: "rows", bytes: items * int64(len("something to be read\n"))}
 	j.use = func(ctx context.Context, tx dbtx, w http.ResponseWriter) error {
 		rows, err := tx.QueryContext(ctx, "SELECT note FROM sqlreq_bench_item")
 		if err != nil {

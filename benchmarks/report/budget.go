@@ -13,19 +13,22 @@ func budget(r *results, database string) string {
 	for _, w := range []struct{ work, title string }{
 		{"insert", "One INSERT, synchronous=NORMAL"},
 		{"durable", "One INSERT, synchronous=FULL"},
-		{"read", "100 rows read and written one by one"},
+		{"rows", "100 rows read and written one by one"},
+		{"read", "The same in a read-only transaction (`TxOptions`)"},
+		{"retried", "One INSERT that meets no conflict"},
+		{"nothing", "No use for the database"},
 	} {
 		k := id{database, "Budget", w.work, "sqlreq"}
 		if !r.hasWork(k) {
 			continue
 		}
-		fmt.Fprintf(&b, "%s:\n\n| | time | of by hand | quartiles | memory | allocations |\n| --- | ---: | ---: | ---: | ---: | ---: |\n", w.title)
-		for _, step := range benchmarks.StepTitles() {
+		fmt.Fprintf(&b, "%s:\n\n| | time | of the first | quartiles | memory | allocations |\n| --- | ---: | ---: | ---: | ---: | ---: |\n", w.title)
+		for _, step := range benchmarks.BudgetSteps(w.work) {
 			at := func(unit string) float64 {
-				v, _ := r.median(k, step[0]+unit)
+				v, _ := r.median(k, step.Name+unit)
 				return v
 			}
-			fmt.Fprintf(&b, "| %s | %s | %.3f | %.2f to %.2f | %.0f B | %.0f |\n", step[1], duration([]float64{at("-ns")}), at("-ratio"), at("-low"), at("-high"), at("-B"), at("-allocs"))
+			fmt.Fprintf(&b, "| %s | %s | %.3f | %.2f to %.2f | %.0f B | %.0f |\n", step.Title, duration([]float64{at("-ns")}), at("-ratio"), at("-low"), at("-high"), at("-B"), at("-allocs"))
 		}
 		b.WriteString("\n")
 	}

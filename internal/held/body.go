@@ -8,8 +8,8 @@ import (
 // store is a place for the bytes of a held response. Memory is the only one so far.
 // It is used by one goroutine at a time.
 type store interface {
-	// append adds p and s, of which one is empty.
-	append(p []byte, s string) error
+	// append adds p and s, of which one is empty. If it cannot, writeTo fails.
+	append(p []byte, s string)
 	// writeTo writes all that is stored to dst.
 	writeTo(dst io.Writer) error
 	// free gives up what is stored and what it is stored in.
@@ -21,6 +21,7 @@ type store interface {
 type body struct {
 	store  store
 	size   int    // how many bytes are stored
+	room   int    // how many more may be added without another look at the response
 	memory memory // pooled with the body
 }
 
@@ -44,9 +45,10 @@ func (b *body) length() int {
 }
 
 // append adds p and s, of which one is empty.
-func (b *body) append(p []byte, s string) error {
+func (b *body) append(p []byte, s string) {
 	b.size += len(p) + len(s)
-	return b.store.append(p, s)
+	b.room -= len(p) + len(s)
+	b.store.append(p, s)
 }
 
 // writeTo writes the body to dst, and frees it; after a panic of dst it is the
@@ -91,7 +93,7 @@ type memory struct {
 
 // append grows to the limit at most, so that a response held up to the limit
 // takes no more than that.
-func (m *memory) append(p []byte, s string) error {
+func (m *memory) append(p []byte, s string) {
 	need := len(m.bytes) + len(p) + len(s)
 	if need > cap(m.bytes) {
 		size := min(max(2*cap(m.bytes), firstMemory), m.limit)
@@ -99,9 +101,11 @@ func (m *memory) append(p []byte, s string) error {
 		copy(grown, m.bytes)
 		m.bytes = grown
 	}
-	m.bytes = append(m.bytes, p...)
-	m.bytes = append(m.bytes, s...)
-	return nil
+	if s == "" {
+		m.bytes = append(m.bytes, p...)
+	} else {
+		m.bytes = append(m.bytes, s...)
+	}
 }
 
 func (m *memory) writeTo(dst io.Writer) error {

@@ -6,10 +6,36 @@ import (
 )
 
 // Write holds p, or sends it when the response is streaming.
-func (w *Writer) Write(p []byte) (int, error) { return w.write(p, "") }
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.addToHeld(p, "") {
+		return len(p), nil
+	}
+	return w.write(p, "")
+}
 
 // WriteString is Write for a string.
-func (w *Writer) WriteString(s string) (int, error) { return w.write(nil, s) }
+func (w *Writer) WriteString(s string) (int, error) {
+	if w.addToHeld(nil, s) {
+		return len(s), nil
+	}
+	return w.write(nil, s)
+}
+
+// addToHeld adds p and s, of which one is empty, to what is held, if there is room for
+// them without another look at the response: most Writes of a page. It calls nothing
+// of others, and needs no defer.
+func (w *Writer) addToHeld(p []byte, s string) bool {
+	n := len(p) + len(s)
+	w.mu.Lock()
+	b := w.body
+	fits := b != nil && n <= b.room && w.phase == holding && !w.handlerDone
+	if fits {
+		w.written += int64(n)
+		b.append(p, s)
+	}
+	w.mu.Unlock()
+	return fits
+}
 
 // action is what is to be done with the bytes of a Write.
 type action uint8
@@ -81,7 +107,8 @@ func (w *Writer) accept(p []byte, s string) (action, error) {
 		return sendNothing, err
 	}
 	if fits {
-		return sendNothing, w.holdLocked(p, s)
+		w.holdLocked(p, s)
+		return sendNothing, nil
 	}
 	w.startLocked()
 	return sendHeldFirst, nil
@@ -103,7 +130,8 @@ func (w *Writer) acceptPlainLocked(p []byte, s string) error {
 	if err := w.countLocked(n); err != nil || n == 0 {
 		return err
 	}
-	return w.holdLocked(p, s)
+	w.holdLocked(p, s)
+	return nil
 }
 
 // acceptUnheldLocked is accept for what is not held any more.
@@ -181,18 +209,32 @@ func (w *Writer) fitsLocked(n int) bool {
 }
 
 // holdLocked holds the bytes, of which there is at least one.
-func (w *Writer) holdLocked(p []byte, s string) error {
+func (w *Writer) holdLocked(p []byte, s string) {
 	if w.dropBody || w.req.Method == http.MethodHead {
 		n := w.sniffedLocked(len(p) + len(s))
 		if n == 0 {
-			return nil
+			return
 		}
 		p, s = p[:min(len(p), n)], s[:min(len(s), n)]
 	}
 	if w.body == nil {
 		w.body = newBody(max(w.limit, sniffLen))
 	}
-	return w.body.append(p, s)
+	w.body.append(p, s)
+	w.makeRoomLocked()
+}
+
+// makeRoomLocked says how much more may be held without another look: what fits, and
+// what has been declared.
+func (w *Writer) makeRoomLocked() {
+	w.body.room = 0
+	if w.req.Method == http.MethodHead {
+		return // of its body only what the type is found by is held
+	}
+	w.body.room = w.limit - w.body.size
+	if w.length >= 0 {
+		w.body.room = int(min(int64(w.body.room), w.length-w.written))
+	}
 }
 
 // sniffedLocked says how many of n bytes of a body that is not sent are held: of a
