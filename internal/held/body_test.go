@@ -110,6 +110,7 @@ func TestRoomOfAHeldBody(t *testing.T) {
 		{"none is needed", "GET", func(*client, *Writer) {}, nil, false},
 		{"the limit", "GET", func(_ *client, w *Writer) { _, _ = w.WriteString("0123456789") }, nil, true},
 		{"a declared length", "GET", func(*client, *Writer) {}, http.ErrContentLength, false},
+		{"a declared length that a refused Write has used up", "GET", func(_ *client, w *Writer) { _, _ = w.WriteString("0123456789a") }, http.ErrContentLength, false},
 		{"a length declared outside", "GET", func(c *client, w *Writer) {
 			c.header.Set("Content-Length", "4")
 			_ = w.FlushError() // waits, because it would complete the response
@@ -129,8 +130,11 @@ func TestRoomOfAHeldBody(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := newClient()
 			w := writer(c, request(test.method), 20)
-			if test.name == "a declared length" {
+			switch test.name {
+			case "a declared length":
 				w.Header().Set("Content-Length", "13")
+			case "a declared length that a refused Write has used up":
+				w.Header().Set("Content-Length", "14")
 			}
 			_, _ = w.WriteString("body")
 			test.then(c, w)

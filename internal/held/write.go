@@ -184,6 +184,9 @@ func (w *Writer) countLocked(n int) error {
 	}
 	w.written += int64(n)
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
+		if w.body != nil {
+			w.body.room = 0 // what is refused counts: nothing fits any more
+		}
 		return http.ErrContentLength
 	}
 	return nil
