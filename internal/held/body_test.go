@@ -110,6 +110,11 @@ func TestRoomOfAHeldBody(t *testing.T) {
 		{"none is needed", "GET", func(*client, *Writer) {}, nil, false},
 		{"the limit", "GET", func(_ *client, w *Writer) { _, _ = w.WriteString("0123456789") }, nil, true},
 		{"a declared length", "GET", func(*client, *Writer) {}, http.ErrContentLength, false},
+		{"a Write that was too long", "GET", func(_ *client, w *Writer) {
+			if _, err := w.Write(make([]byte, 11)); err != http.ErrContentLength {
+				t.Errorf("got %v, want ErrContentLength", err)
+			}
+		}, http.ErrContentLength, false},
 		{"a length declared outside", "GET", func(c *client, w *Writer) {
 			c.header.Set("Content-Length", "4")
 			_ = w.FlushError() // waits, because it would complete the response
@@ -129,8 +134,11 @@ func TestRoomOfAHeldBody(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := newClient()
 			w := writer(c, request(test.method), 20)
-			if test.name == "a declared length" {
+			switch test.name {
+			case "a declared length":
 				w.Header().Set("Content-Length", "13")
+			case "a Write that was too long":
+				w.Header().Set("Content-Length", "14")
 			}
 			_, _ = w.WriteString("body")
 			test.then(c, w)

@@ -83,9 +83,7 @@ func (w *Writer) outerHeaderLocked() http.Header { return w.rw.Header() }
 // frameLocked makes the header one whose response can be kept from completing, and
 // takes the snapshot that is sent.
 func (w *Writer) frameLocked() {
-	if w.body != nil {
-		w.body.room = 0 // a length may be declared now
-	}
+	w.body.noRoom() // a length may be declared now
 	w.sent.free()
 	w.sent = snapshots.Get().(*snapshot)
 	for k, v := range w.header {

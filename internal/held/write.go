@@ -184,6 +184,7 @@ func (w *Writer) countLocked(n int) error {
 	}
 	w.written += int64(n)
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
+		w.body.noRoom() // a shorter Write that comes next is refused too
 		return http.ErrContentLength
 	}
 	return nil
