@@ -155,9 +155,12 @@ func fuzzServer() (ask func(method, path, outside string, limit int, ops []byte)
 			}
 			s.w = w
 			s.run()
-			if r.URL.Path == "/failed" {
+			switch {
+			case r.URL.Path == "/failed":
 				fail(w, rw)
-			} else {
+			case limit%2 == 0:
+				w.Finish()
+			default:
 				w.finish()
 			}
 		}
