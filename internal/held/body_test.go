@@ -43,7 +43,9 @@ func TestBuffersAreNeverShared(t *testing.T) {
 			for range 200 {
 				c := newClient()
 				w := writer(c, request("GET"), 1000)
-				w.Header().Set("X", mark)
+				if n < 4 { // the others may end in one step
+					w.Header().Set("X", mark)
+				}
 				wait := make(chan struct{})
 				go func() { // strays on while the end is made
 					defer close(wait)
@@ -53,9 +55,10 @@ func TestBuffersAreNeverShared(t *testing.T) {
 						_, _ = w.ReadFrom(strings.NewReader(mark))
 					}
 				}()
-				state := w.HandlerDone()
 				switch {
-				case !state.Held:
+				case n >= 4:
+					w.Finish()
+				case !w.HandlerDone().Held:
 					w.Abort()
 				case n%2 == 0:
 					w.Release()
