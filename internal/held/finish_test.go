@@ -303,6 +303,9 @@ var panicTests = []struct {
 	{"flushed", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Flush() }},
 	{"flushed", "Flush", func(w *Writer, arm func()) { arm(); w.Flush() }},
 	{"hijacked after a status", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
+	{"hijacked after a status", "Header", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
+	{"header asked for late", "Header", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Header() }},
+	{"ends in one step", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Finish() }},
 	{"early hints", "WriteHeader", func(w *Writer, arm func()) { arm(); w.WriteHeader(103) }},
 }
 
