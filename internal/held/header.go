@@ -11,7 +11,9 @@ import (
 // before the handler runs.
 func (w *Writer) OwnHeader() {
 	h := w.rw.Header()
-	w.before = newSnapshot(h)
+	if len(h) > 0 {
+		w.before = newSnapshot(h)
+	}
 	w.header = h.Clone()
 	if w.header == nil {
 		w.header = make(http.Header)
