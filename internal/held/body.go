@@ -44,13 +44,6 @@ func (b *body) length() int {
 	return b.size
 }
 
-// noRoom makes the next Write be looked at.
-func (b *body) noRoom() {
-	if b != nil {
-		b.room = 0
-	}
-}
-
 // append adds p and s, of which one is empty.
 func (b *body) append(p []byte, s string) {
 	b.size += len(p) + len(s)
