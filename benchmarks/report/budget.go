@@ -38,6 +38,9 @@ func budget(r *results, database string) string {
 		for _, step := range benchmarks.BudgetSteps(w.work) {
 			fmt.Fprintf(&b, "| %s | %s | %.3f | %.2f to %.2f | %.0f B | %.0f |\n", step.Title, duration([]float64{at(step.Name + "-ns")}), at(step.Name+"-ratio"), at(step.Name+"-low"), at(step.Name+"-high"), at(step.Name+"-B"), at(step.Name+"-allocs"))
 		}
+		if w.work == "insert" {
+			b.WriteString(r.instructions.table())
+		}
 		fmt.Fprintf(&b, "\nThe aim is %.2f at most: %s.\n\n", w.aim, reached(w.aim, at("sqlreq-ratio"), at(w.promises+"-ratio")))
 	}
 	if b.Len() == 0 {
