@@ -73,10 +73,11 @@ func TestWrappedDuckDB(t *testing.T) {
 // embedded is a driver with something of the program's own.
 type embedded struct{ *sqlite.Driver }
 
+func init() { sql.Register("embedded", embedded{new(sqlite.Driver)}) } // a test may run more than once
+
 // glebarez gives a connection back inside of the transaction whose COMMIT was refused. Nobody
 // gets it, also where the driver is embedded.
 func TestEmbeddedGlebarez(t *testing.T) {
-	sql.Register("embedded", embedded{new(sqlite.Driver)})
 	db, err := sql.Open("embedded", "file:"+t.TempDir()+"/x.db?_pragma=foreign_keys(1)")
 	if err != nil {
 		t.Fatal(err)
