@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // Benchmark is one work done by one contender on one database.
 type Benchmark struct {
-	Group    string // of the Benchmark function: Request, Turns, Budget, Once, Server, SlowClients, Stream, Growth
+	Group    string // of the Benchmark function: Request, Turns, Budget, Program, Once, Server, SlowClients, Stream, Growth
 	Database string
 	Work     string
 	By       string
@@ -210,9 +211,12 @@ func verify(t testing.TB, s *site, j work, h http.Handler, path string) {
 
 // group runs the benchmarks of a Benchmark function.
 func group(b *testing.B, name, dsn string) {
-	for _, bench := range All(dsn) {
-		if bench.Group == name {
-			b.Run(strings.TrimPrefix(bench.Name(), "/"), bench.run)
-		}
+	all := All(dsn)
+	each(b, slices.DeleteFunc(all, func(bench Benchmark) bool { return bench.Group != name }))
+}
+
+func each(b *testing.B, all []Benchmark) {
+	for _, bench := range all {
+		b.Run(strings.TrimPrefix(bench.Name(), "/"), bench.run)
 	}
 }

@@ -66,6 +66,30 @@ func budget() []Benchmark {
 	return all
 }
 
+// alone is each program of the INSERT by itself, for profiles and counts: nothing is compared.
+func alone() []Benchmark {
+	j := inserts(1)
+	var all []Benchmark
+	for _, step := range BudgetSteps(j.name) {
+		all = append(all, Benchmark{"Program", "sqlite", j.name, step.Name, func(b *testing.B) {
+			s := openSQLite(b)
+			t := newTurn(b, s, j)
+			t.fresh = true
+			for _, p := range ladder(s, j) {
+				if p.name != step.Name {
+					continue
+				}
+				t.start(b)
+				for b.Loop() {
+					t.take(p.handler, 1)
+				}
+			}
+			t.check(b)
+		}})
+	}
+	return all
+}
+
 // ladder is each step, and sqlreq.
 func ladder(s *site, j work) []program {
 	var all []program

@@ -271,3 +271,37 @@ func TestGrowthIsApart(t *testing.T) {
 		}
 	}
 }
+
+func TestReached(t *testing.T) {
+	for _, test := range []struct {
+		aim, sqlreq, promises float64
+		want                  string
+	}{
+		{1.04, 1.04, 1.02, "reached"},
+		{1.04, 1.05, 1.02, "missed by 1.0 %"},
+		{1.04, 1.10, 1.08, "out of reach, because the promises alone take 1.080 whoever keeps them; 1.9 % are sqlreq's own"},
+	} {
+		if got := reached(test.aim, test.sqlreq, test.promises); got != test.want {
+			t.Errorf("%v: got %q, want %q", test, got, test.want)
+		}
+	}
+}
+
+func TestInstructions(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "instructions.csv")
+	if in, err := loadInstructions(name); err != nil || in.table() != "" {
+		t.Errorf("without a file: %v", err)
+	}
+	if err := os.WriteFile(name, []byte("program,part,instructions\nhand,memory,100\nsqlreq,memory,120\nsqlreq,sqlreq: held,5\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	in, err := loadInstructions(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| memory | 100 | 0 | 0 | 0 | 0 | 0 | 120 |", "| sqlreq: held | 0 | 0 | 0 | 0 | 0 | 0 | 5 |", "| together | 100 | 0 | 0 | 0 | 0 | 0 | 125 |", "| 1.250 |\n"} {
+		if !strings.Contains(in.table(), want) {
+			t.Errorf("got\n%s\nwant %s", in.table(), want)
+		}
+	}
+}

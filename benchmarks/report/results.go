@@ -17,6 +17,8 @@ type results struct {
 	growth map[string]string // those of Growth
 	values map[id]map[string][]float64
 	order  []id // as they were run
+
+	instructions instructions // of the budget
 }
 
 type id struct{ database, group, work, by string }
@@ -35,7 +37,8 @@ func load(dir string) (*results, error) {
 			return nil, err
 		}
 	}
-	return r, nil
+	r.instructions, err = loadInstructions(filepath.Join(dir, "instructions.csv"))
+	return r, err
 }
 
 func (r *results) read(name string) error {

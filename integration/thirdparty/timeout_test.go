@@ -11,9 +11,32 @@ import (
 	"github.com/sqlreq/sqlreq"
 )
 
-// short is a TimeoutHandler's duration for handlers that never finish in time: they wait for the answer to be read.
-// It leaves time for the one statement before.
-const short = 500 * time.Millisecond
+// expiring is a request's context, whose time is over when a test says so, and not by the clock: TimeoutHandler looks at
+// a context of its own below it, which ends as this one does.
+type expiring struct {
+	context.Context
+	over chan struct{}
+}
+
+func (e *expiring) Done() <-chan struct{} { return e.over }
+
+func (e *expiring) Err() error {
+	select {
+	case <-e.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// timeout is a TimeoutHandler whose time is over when expire is called, which may be once.
+func timeout(h func(expire func()) http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e := &expiring{r.Context(), make(chan struct{})}
+		inner := h(func() { close(e.over) })
+		http.TimeoutHandler(inner, 2*patience, late).ServeHTTP(w, r.WithContext(e))
+	})
+}
 
 const late = "too late"
 
@@ -72,14 +95,21 @@ func TestTimeoutHandlerOutsideRollsBack(t *testing.T) {
 		t.Run(proto, func(t *testing.T) {
 			s := newSite(t)
 			answered := make(chan struct{})
-			inside, left := finishing(s.reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if err := s.add(r.Context(), false); err != nil {
-					unexpected(w, err)
-				}
-				<-answered
-				w.WriteHeader(http.StatusCreated)
-			})))
-			srv := serve(t, proto, http.TimeoutHandler(inside, short, late))
+			left := make(chan struct{}, 1)
+			srv := serve(t, proto, timeout(func(expire func()) http.Handler {
+				inside := s.reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if err := s.add(r.Context(), false); err != nil {
+						t.Errorf("statement in time: %v", err)
+					}
+					expire()
+					<-answered
+					w.WriteHeader(http.StatusCreated)
+				}))
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() { left <- struct{}{} }()
+					inside.ServeHTTP(w, r)
+				})
+			}))
 			got := send(t, srv, "POST", "/")
 			close(answered)
 			got.wantStatus(t, http.StatusServiceUnavailable)
@@ -99,16 +129,18 @@ func TestTimeoutHandlerInsideFinishesTheRequest(t *testing.T) {
 			s := newSite(t)
 			answered := make(chan struct{})
 			statements := make(chan error, 3)
-			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				statements <- s.add(r.Context(), false)
-				<-answered
-				ctx := context.WithoutCancel(r.Context()) // what TimeoutHandler cancelled would tell by itself
-				statements <- s.add(ctx, false)
-				_, err := sqlreq.Tx(ctx)
-				statements <- err
-				io.WriteString(w, mark)
-			})
-			srv := serve(t, proto, s.reg.Middleware(http.TimeoutHandler(h, short, late)))
+			srv := serve(t, proto, s.reg.Middleware(timeout(func(expire func()) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					statements <- s.add(r.Context(), false)
+					expire()
+					<-answered
+					ctx := context.WithoutCancel(r.Context()) // what TimeoutHandler cancelled would tell by itself
+					statements <- s.add(ctx, false)
+					_, err := sqlreq.Tx(ctx)
+					statements <- err
+					io.WriteString(w, mark)
+				})
+			})))
 			got := send(t, srv, "POST", "/")
 			got.wantStatus(t, http.StatusServiceUnavailable)
 			if got.body != late {

@@ -241,6 +241,18 @@ func TestG1FramingSetOutside(t *testing.T) {
 			_, _ = io.WriteString(w, wireLarge[wireLimit:])
 			wireFlush(w)
 		},
+		"its header asked for after the status": func(w http.ResponseWriter) {
+			w.WriteHeader(200)
+			w.Header().Set("X-Late", "1")
+			_, _ = io.WriteString(w, wireLarge)
+			wireFlush(w)
+		},
+		"its header asked for after a Write": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, wireLarge[:10])
+			w.Header().Set("X-Late", "1")
+			_, _ = io.WriteString(w, wireLarge[10:])
+			wireFlush(w)
+		},
 	}
 	for header, set := range outside {
 		for answer, respond := range answers {

@@ -211,6 +211,7 @@ func (w *Writer) startHijack() (starts, flushes bool, err error) {
 		return false, false, ErrReturned // while the caller's function ran
 	case w.phase == holding && w.status != 0:
 		w.implicit = false // there may be no byte to write that would tell
+		w.adoptOuterHeaderLocked()
 		w.startLocked()
 		return true, w.flushWaits, nil
 	}

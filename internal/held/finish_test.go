@@ -117,17 +117,26 @@ func TestAfterCloseAllIsPassedOn(t *testing.T) {
 }
 
 func TestStrayGoroutines(t *testing.T) {
-	ends := map[string]func(w *Writer, s State){
-		"Release": func(w *Writer, _ State) { w.Release() },
-		"Reset": func(w *Writer, s State) {
-			if s.Held {
+	ends := map[string]func(w *Writer){
+		"Release": func(w *Writer) {
+			w.HandlerDone()
+			w.Release()
+		},
+		"Finish": func(w *Writer) { w.Finish() },
+		"Reset": func(w *Writer) {
+			if w.HandlerDone().Held {
 				w.Reset()
 			}
 		},
-		"Abort": func(w *Writer, _ State) { w.Abort() },
+		"Abort": func(w *Writer) {
+			w.HandlerDone()
+			w.Abort()
+		},
 	}
 	strays := map[string]func(w *Writer){
 		"Write":       func(w *Writer) { _, _ = w.Write([]byte("stray")) },
+		"WriteString": func(w *Writer) { _, _ = w.WriteString("s") },
+		"Header":      func(w *Writer) { w.Header() },
 		"WriteHeader": func(w *Writer) { w.WriteHeader(500) },
 		"Flush":       func(w *Writer) { w.Flush() },
 		"Hijack":      func(w *Writer) { _, _, _ = w.Hijack() },
@@ -150,8 +159,7 @@ func TestStrayGoroutines(t *testing.T) {
 							stray(w)
 						}
 					}()
-					s := w.HandlerDone()
-					finish(w, s)
+					finish(w)
 					w.Close()
 					<-done
 				}
@@ -295,6 +303,9 @@ var panicTests = []struct {
 	{"flushed", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Flush() }},
 	{"flushed", "Flush", func(w *Writer, arm func()) { arm(); w.Flush() }},
 	{"hijacked after a status", "WriteHeader", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
+	{"hijacked after a status", "Header", func(w *Writer, arm func()) { w.WriteHeader(101); arm(); _, _, _ = w.Hijack() }},
+	{"header asked for late", "Header", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Header() }},
+	{"ends in one step", "Write", func(w *Writer, arm func()) { _, _ = w.WriteString("x"); arm(); w.Finish() }},
 	{"early hints", "WriteHeader", func(w *Writer, arm func()) { arm(); w.WriteHeader(103) }},
 }
 

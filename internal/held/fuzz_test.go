@@ -18,10 +18,11 @@ type script struct {
 	log    []string
 	status int
 	length int // declared, -1 if none
+	next   int // to be declared with the status
 	wrote  int
 }
 
-func (s *script) next() int {
+func (s *script) arg() int {
 	if len(s.ops) == 0 {
 		return 0
 	}
@@ -41,14 +42,11 @@ func bodyText(from, n int) string {
 	return strings.Repeat(text, (from%len(text)+n)/len(text)+1)[from%len(text):][:n]
 }
 
-// see notes the status that a call implies, and with it what length was declared.
+// see notes the status that a call implies, and with it what length was declared. It
+// does not ask for the header: most handlers never do.
 func (s *script) see(status int) {
-	if s.status != 0 {
-		return
-	}
-	s.status, s.length = status, -1
-	if n := s.w.Header().Get("Content-Length"); n != "" {
-		_, _ = fmt.Sscan(n, &s.length)
+	if s.status == 0 {
+		s.status, s.length = status, s.next
 	}
 }
 
@@ -60,7 +58,7 @@ func (s *script) run() {
 }
 
 func (s *script) step() {
-	op, arg := s.next(), s.next()
+	op, arg := s.arg(), s.arg()
 	switch op % 9 {
 	case 0:
 		status := fuzzStatuses[arg%len(fuzzStatuses)]
@@ -103,7 +101,8 @@ func (s *script) step() {
 		s.wrote += n
 		s.note(io.Copy(s.w, onlyReader{src}))
 	case 7:
-		s.w.Header().Set("Content-Length", fmt.Sprint(arg*17))
+		s.next = arg * 17
+		s.w.Header().Set("Content-Length", fmt.Sprint(s.next))
 	case 8:
 		if arg%2 == 0 {
 			s.w.Header().Set("Content-Type", "text/x")
@@ -127,14 +126,25 @@ func (a answer) String() string {
 	return fmt.Sprintf("%d %v %d bytes, trailers %v, broken %t, log %q", a.status, a.header, len(a.body), a.trailer, a.broken, a.log)
 }
 
-// fuzzServer runs the script in a header of the request, on net/http's writer or on a Writer.
-func fuzzServer() (ask func(method, path string, limit int, ops []byte) answer, stop func()) {
+// outsideLength is the Content-Length that a middleware outside has declared.
+const outsideLength = 20 * 13
+
+// fuzzServer runs the script in a header of the request, on net/http's writer or on a
+// Writer. outside is the framing that a middleware outside has set, if any.
+func fuzzServer() (ask func(method, path, outside string, limit int, ops []byte) answer, stop func()) {
 	logs := make(chan []string, 1)
 	srv := quiet(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		ops, _ := base64.StdEncoding.DecodeString(r.Header.Get("Ops"))
 		var limit int
 		_, _ = fmt.Sscan(r.Header.Get("Limit"), &limit)
-		s := &script{w: rw, ops: ops}
+		s := &script{w: rw, ops: ops, next: -1}
+		switch r.Header.Get("Outside") {
+		case "Content-Length":
+			s.next = outsideLength
+			rw.Header().Set("Content-Length", fmt.Sprint(s.next))
+		case "Transfer-Encoding":
+			rw.Header().Set("Transfer-Encoding", "identity")
+		}
 		if r.URL.Path == "/bare" {
 			s.run()
 		} else {
@@ -145,9 +155,12 @@ func fuzzServer() (ask func(method, path string, limit int, ops []byte) answer, 
 			}
 			s.w = w
 			s.run()
-			if r.URL.Path == "/failed" {
+			switch {
+			case r.URL.Path == "/failed":
 				fail(w, rw)
-			} else {
+			case limit%2 == 0:
+				w.Finish()
+			default:
 				w.finish()
 			}
 		}
@@ -157,8 +170,8 @@ func fuzzServer() (ask func(method, path string, limit int, ops []byte) answer, 
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client.Transport.(*http.Transport).DisableCompression = true
 	client.Transport.(*http.Transport).DisableKeepAlives = true // no request is sent twice
-	ask = func(method, path string, limit int, ops []byte) answer {
-		a := fetch(client, srv, method, path, limit, ops)
+	ask = func(method, path, outside string, limit int, ops []byte) answer {
+		a := fetch(client, srv, method, path, outside, limit, ops)
 		a.log = <-logs
 		return a
 	}
@@ -181,10 +194,11 @@ func fail(w *Writer, rw http.ResponseWriter) {
 	_ = http.NewResponseController(rw).Flush()
 }
 
-func fetch(client *http.Client, srv *httptest.Server, method, path string, limit int, ops []byte) (a answer) {
+func fetch(client *http.Client, srv *httptest.Server, method, path, outside string, limit int, ops []byte) (a answer) {
 	req, _ := http.NewRequest(method, srv.URL+path, nil)
 	req.Header.Set("Ops", base64.StdEncoding.EncodeToString(ops))
 	req.Header.Set("Limit", fmt.Sprint(limit))
+	req.Header.Set("Outside", outside)
 	res, err := client.Do(req)
 	if err != nil {
 		return answer{broken: true}
@@ -220,8 +234,8 @@ func FuzzWriter(f *testing.F) {
 		if own {
 			path = "/own"
 		}
-		want := ask(method, "/bare", 0, ops)
-		got := ask(method, path, int(limit)+1, ops)
+		want := ask(method, "/bare", "", 0, ops)
+		got := ask(method, path, "", int(limit)+1, ops)
 		if got.broken && want.broken {
 			return
 		}
@@ -237,7 +251,7 @@ func FuzzFailure(f *testing.F) {
 	addScripts(f)
 	ask, stop := fuzzServer()
 	f.Cleanup(stop)
-	f.Fuzz(func(t *testing.T, head, _ bool, limit uint16, ops []byte) {
+	f.Fuzz(func(t *testing.T, head, framed bool, limit uint16, ops []byte) {
 		if len(ops) > 200 {
 			return
 		}
@@ -245,9 +259,16 @@ func FuzzFailure(f *testing.F) {
 		if head {
 			method = http.MethodHead
 		}
-		got := ask(method, "/failed", int(limit)+1, ops)
+		outside := ""
+		switch {
+		case framed && limit%2 == 0:
+			outside = "Content-Length"
+		case framed:
+			outside = "Transfer-Encoding"
+		}
+		got := ask(method, "/failed", outside, int(limit)+1, ops)
 		if !got.broken && (got.status != 500 || len(got.header) > 0 || got.body != "" || len(got.trailer) > 0) {
-			t.Errorf("%s, limit %d, %v: got %v, want a bare 500 or a broken transfer", method, limit, ops, got)
+			t.Errorf("%s, %s outside, limit %d, %v: got %v, want a bare 500 or a broken transfer", method, outside, limit, ops, got)
 		}
 	})
 }
@@ -272,11 +293,16 @@ func addScripts(f *testing.F) {
 		{8, 1, 1, 255, 4, 1, 1, 255},     // trailer of a large one
 		{1, 1, 3, 0, 1, 200, 4, 3, 3, 0}, // type half known
 		{0, 5, 1, 50, 0, 0},
+		{1, 5, 1, 5},                // whose header is never asked for
+		{1, 1, 4, 1, 1, 19, 3, 0},   // asked for late, with what may be declared outside
+		{7, 13, 1, 10, 1, 10, 1, 7}, // one Write is too long, and the next would fit
+		{0, 0, 4, 1, 2, 10, 2, 10, 3, 0},
 	}
 	for _, ops := range seeds {
 		for _, head := range []bool{false, true} {
 			f.Add(head, false, uint16(1000), ops)
 			f.Add(head, true, uint16(100), ops)
+			f.Add(head, true, uint16(101), ops)
 		}
 	}
 }

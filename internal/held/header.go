@@ -11,7 +11,9 @@ import (
 // before the handler runs.
 func (w *Writer) OwnHeader() {
 	h := w.rw.Header()
-	w.before = newSnapshot(h)
+	if len(h) > 0 {
+		w.before = newSnapshot(h)
+	}
 	w.header = h.Clone()
 	if w.header == nil {
 		w.header = make(http.Header)
@@ -66,8 +68,12 @@ func (w *Writer) headerLocked() http.Header {
 		if len(w.header) > 0 {
 			w.before = newSnapshot(w.header)
 		}
-		if (w.status != 0 || w.handlerDone) && w.phase == holding {
-			w.sent = newSnapshot(w.header) // nobody can have changed it since WriteHeader, or the handler's return
+		switch { // nobody can have changed it since WriteHeader, or the handler's return
+		case w.phase != holding:
+		case w.handlerDone:
+			w.sent = newSnapshot(w.header)
+		case w.status != 0:
+			w.frameLocked() // a middleware outside may have declared a length
 		}
 	}
 	return w.header
@@ -81,9 +87,7 @@ func (w *Writer) outerHeaderLocked() http.Header { return w.rw.Header() }
 // frameLocked makes the header one whose response can be kept from completing, and
 // takes the snapshot that is sent.
 func (w *Writer) frameLocked() {
-	if w.body != nil {
-		w.body.room = 0 // a length may be declared now
-	}
+	w.noRoomLocked() // a length may be declared now
 	w.sent.free()
 	w.sent = snapshots.Get().(*snapshot)
 	for k, v := range w.header {
@@ -128,7 +132,6 @@ func (w *Writer) declareLocked(key string, values []string) bool {
 func (w *Writer) adoptOuterHeaderLocked() {
 	if w.header == nil && w.status != 0 && !w.handlerDone {
 		w.headerLocked()
-		w.frameLocked()
 	}
 }
 

@@ -138,9 +138,23 @@ func TestLengthDeclaredOutside(t *testing.T) {
 			_, err := w.ReadFrom(onlyReader{strings.NewReader("body")})
 			return err
 		},
+		"Header": func(w *Writer) error {
+			_, _ = w.WriteString("b")
+			w.Header().Set("Content-Length", "10") // late
+			_, err := w.WriteString("ody")
+			return err
+		},
+		"Hijack": func(w *Writer) error {
+			w.WriteHeader(200)
+			if _, _, err := w.Hijack(); err == nil {
+				return errors.New("a Hijack that was to fail")
+			}
+			_, err := w.WriteString("body")
+			return err
+		},
 	}
 	for name, call := range calls {
-		c := newClient()
+		c := newClient() // without a connection to hijack
 		c.header.Set("Content-Length", "4")
 		c.header.Set("Transfer-Encoding", "identity")
 		w := writer(c, request("GET"), 2)

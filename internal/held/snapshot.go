@@ -98,6 +98,9 @@ func setHeader(dst, src http.Header) {
 // that are trailers: declared in s, or by the prefix of their name. One that is no
 // longer in later is nil. With unchanged, values that are in s count as well.
 func (s *snapshot) laterTrailers(later http.Header, unchanged bool) http.Header {
+	if len(later) == 0 && len(s.keys) == 0 {
+		return nil // most responses of attempts
+	}
 	before := make(http.Header, len(s.keys))
 	for i, k := range s.keys {
 		before[k] = s.values(i)

@@ -184,6 +184,7 @@ func (w *Writer) countLocked(n int) error {
 	}
 	w.written += int64(n)
 	if w.length >= 0 && w.written > w.length && !w.dropBody {
+		w.noRoomLocked() // what was refused counts: nothing fits any more
 		return http.ErrContentLength
 	}
 	return nil
@@ -222,6 +223,13 @@ func (w *Writer) holdLocked(p []byte, s string) {
 	}
 	w.body.append(p, s)
 	w.makeRoomLocked()
+}
+
+// noRoomLocked makes the next Write look at the response.
+func (w *Writer) noRoomLocked() {
+	if w.body != nil {
+		w.body.room = 0
+	}
 }
 
 // makeRoomLocked says how much more may be held without another look: what fits, and

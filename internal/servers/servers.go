@@ -16,6 +16,7 @@ package servers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -88,8 +89,16 @@ func (o *once[T]) get(t testing.TB, start func() (T, error)) T {
 // server is started again.
 const firstPort, endPort = 10000, 32768
 
-// ports returns n free ports. They are free when it returns; nothing holds them.
+// claims are the ports that this process has given to its servers: no process is given them again while it lives.
+var claims struct {
+	sync.Mutex
+	held []io.Closer
+}
+
+// ports returns n free ports. They are free when it returns; nothing listens on them.
 func ports(n int) ([]int, error) {
+	claims.Lock()
+	defer claims.Unlock()
 	var found []int
 	var err error
 	for tries := 0; len(found) < n; tries++ {
@@ -97,6 +106,11 @@ func ports(n int) ([]int, error) {
 			return nil, fmt.Errorf("no free port found: %w", err)
 		}
 		port := firstPort + rand.IntN(endPort-firstPort)
+		var held io.Closer
+		if held, err = claim(port); err != nil {
+			continue
+		}
+		claims.held = append(claims.held, held)
 		var l net.Listener
 		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
 			continue

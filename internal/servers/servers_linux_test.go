@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -284,6 +286,29 @@ func TestEndsTooEarly(t *testing.T) {
 	}
 	if err := s.remove(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A port that was given to a server, which does not listen, is given to no other one, of this process or of another.
+func TestPortsAreGivenOnce(t *testing.T) {
+	found, err := ports(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC() // which closes what nobody holds
+	runtime.GC()
+	for _, port := range found {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		if c, err := claim(port); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("port %d: got %v, want that it is taken", port, err)
+			if err == nil {
+				c.Close()
+			}
+		}
 	}
 }
 

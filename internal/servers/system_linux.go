@@ -2,6 +2,8 @@ package servers
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +48,12 @@ func groupsFor(folder string) (groups []uint32, err error) {
 // lockFile locks a file until it is closed in all processes that have it; not if another has locked it.
 func lockFile(f *os.File) error {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+}
+
+// claim takes a port for the servers of this process, if no process on the same network has it. A server that is
+// stopped, or not started yet, does not listen: the name of a socket holds its port meanwhile.
+func claim(port int) (io.Closer, error) {
+	return net.Listen("unix", fmt.Sprintf("@sqlreq-servers-%d", port))
 }
 
 // kill kills the server and everything it has started, and waits for its end. Its

@@ -1,0 +1,100 @@
+// Command instructions counts what the processor carries out for one INSERT, for each program of the budget: unlike a
+// time, a count is the same within one or two percent on a busy machine. It needs valgrind (Debian: apt-get install valgrind).
+//
+//	go run -C benchmarks ./instructions    some minutes
+//
+// It writes results/instructions.csv, of which ./report -render makes a table.
+package main
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"github.com/sqlreq/sqlreq/benchmarks"
+)
+
+const csvFile = "results/instructions.csv"
+
+// few and many are the requests of two runs of a program: the difference is without what is done once.
+const few, many = 200, 1200
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	if _, err := os.Stat("instructions/main.go"); err != nil {
+		return errors.New("run it in the folder benchmarks: go run -C benchmarks ./instructions")
+	}
+	dir, err := os.MkdirTemp("", "sqlreq-instructions")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "benchmarks.test")
+	build := exec.Command("go", "test", "-c", "-o", binary, ".")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("go test -c: %w", err)
+	}
+	rows := [][]string{{"program", "part", "instructions"}}
+	for _, step := range benchmarks.BudgetSteps("insert") {
+		counts, err := perRequest(dir, binary, step.Name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.Name, err)
+		}
+		for _, p := range parts {
+			rows = append(rows, []string{step.Name, p.title, strconv.FormatFloat(counts[p.title], 'f', 0, 64)})
+		}
+	}
+	f, err := os.Create(csvFile)
+	if err != nil {
+		return err
+	}
+	return errors.Join(csv.NewWriter(f).WriteAll(rows), f.Close())
+}
+
+// perRequest returns the instructions of a request by part.
+func perRequest(dir, binary, program string) (map[string]float64, error) {
+	counts := make(map[string]float64)
+	for _, n := range []int{few, many} {
+		costs, err := count(dir, binary, program, n)
+		if err != nil {
+			return nil, err
+		}
+		sign := 1.0
+		if n == few {
+			sign = -1
+		}
+		for function, cost := range costs {
+			counts[partOf(function)] += sign * float64(cost) / (many - few)
+		}
+	}
+	return counts, nil
+}
+
+// count runs n requests of a program, and returns the instructions of each function of the process.
+func count(dir, binary, program string, n int) (map[string]int64, error) {
+	out := filepath.Join(dir, "callgrind.out")
+	cmd := exec.Command("valgrind", "--tool=callgrind", "--callgrind-out-file="+out, binary, "-test.run=^$",
+		"-test.bench=^BenchmarkProgram$/^sqlite$/^insert$/^by="+program+"$", "-test.benchtime="+strconv.Itoa(n)+"x")
+	// One thread, and no collection, which would come at another request each time.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=off")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("valgrind: %w\n%s", err, text)
+	}
+	f, err := os.Open(out)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return selfCosts(f)
+}
