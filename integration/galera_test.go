@@ -259,7 +259,7 @@ func TestG1GaleraNodeKilled(t *testing.T) {
 	}
 	dbs := cluster(t, nodes)
 	everywhere(t, dbs, []string{"done (path VARCHAR(50) PRIMARY KEY)"}, nil)
-	third := make(chan struct{})
+	third, dead := make(chan struct{}), make(chan struct{})
 	var done atomic.Int32
 	var services []*service
 	for _, db := range dbs {
@@ -277,6 +277,9 @@ func TestG1GaleraNodeKilled(t *testing.T) {
 		for c := range clients {
 			wg.Go(func() {
 				for i := range each {
+					if node == 2 && c == 0 && i == each-1 {
+						<-dead // however quick the others are, somebody notices
+					}
 					answers.post(s, fmt.Sprintf("/%d-%d-%d", node, c, i))
 				}
 			})
@@ -285,6 +288,7 @@ func TestG1GaleraNodeKilled(t *testing.T) {
 	<-third
 	killed := time.Now()
 	nodes[2].Kill()
+	close(dead)
 	t.Cleanup(func() {
 		if err := nodes[2].Start(); err != nil {
 			t.Error(err)

@@ -365,7 +365,7 @@ func killShops(t *testing.T, d database, kills int) {
 	client := &shopClient{Client: srv.Client(), mayBe: []int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusConflict}}
 	answers := &answered{answers: make(map[string]reply)}
 
-	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(kills)*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience+time.Duration(kills)*3*time.Second)
 	defer cancel()
 	ctx, fail := context.WithCancelCause(ctx)
 	until := func(err error) { // the first error ends all

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Postgres is a PostgreSQL server.
@@ -120,7 +121,7 @@ func StartPair(settings ...string) (primary, standby *Postgres, err error) {
 // Promote makes a standby a primary, whose COMMITs wait for no other server, and returns
 // when it takes writes.
 func (p *Postgres) Promote() error {
-	return p.account.run(p.dir, filepath.Join(p.bin, "pg_ctl"), "promote", "-w", "-D", p.data())
+	return p.account.run(p.dir, filepath.Join(p.bin, "pg_ctl"), "promote", "-w", "-t", strconv.Itoa(int(readyWithin/time.Second)), "-D", p.data())
 }
 
 func newPostgres(name, bin string) (*Postgres, error) {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// readyWithin bounds the wait for one server.
-const readyWithin = 60 * time.Second
+// readyWithin bounds the wait for one server. Only one that never comes takes as long.
+const readyWithin = 3 * time.Minute
 
 // server is what all servers have in common. Its methods are not to be called by
 // several goroutines at once.
