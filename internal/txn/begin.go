@@ -116,7 +116,7 @@ func (s *Slot) share(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if err := s.mayShare(a, s.tx, aborted); err != nil {
 		return nil, err
 	}
-	if around := s.around(ctx); a.Purpose != ForSavepoint && around != innermost {
+	if a.Purpose != ForSavepoint && s.around(ctx) != innermost {
 		if innermost == nil {
 			return nil, fmt.Errorf("sqlreq: key %q: the Savepoint of this context was rolled back; use the context around it", a.Opener.Name())
 		}
@@ -142,7 +142,7 @@ func (s *Slot) mayShare(a *Ask, tx *sql.Tx, aborted error) error {
 		return reason.OfKey(key, ErrBegun, "the transaction open on this pool was begun by key %q, of which only one has a Guard; keys of one pool share a transaction, give them the same Guard", s.by.Name())
 	case s.by != a.Opener && s.afterBegin != (a.AfterBegin != nil):
 		return reason.OfKey(key, ErrBegun, "the transaction open on this pool was begun by key %q, and only one of the two has an AfterBegin; keys of one pool share a transaction, give them the same AfterBegin", s.by.Name())
-	case (a.Purpose == ForCaller || a.Purpose == ForSavepoint) && endedOutside(tx):
+	case a.Purpose == ForCaller && endedOutside(tx): // others learn it by their statement
 		return endedError(key)
 	case aborted != nil:
 		return abortedError(key, aborted)

@@ -241,7 +241,9 @@ func (s *Slot) rollback(unit context.Context) error {
 	if s.test != nil {
 		return s.execPatiently(unit, s.engine.RollbackTo(s.test.name), s.engine.Release(s.test.name))
 	}
-	defer giveUpAfter(unit, s.cancel)()
+	answered, cancel := make(chan struct{}), s.cancel
+	defer close(answered)
+	defer context.AfterFunc(calm(unit), func() { giveUp(answered, cancel) })()
 	return s.tx.Rollback()
 }
 
@@ -256,7 +258,7 @@ func (s *Slot) exec(ctx context.Context, query string) error {
 func (s *Slot) execPatiently(unit context.Context, queries ...string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	defer giveUpAfter(unit, cancel)()
+	defer context.AfterFunc(calm(unit), func() { giveUp(ctx.Done(), cancel) })()
 	for _, query := range queries {
 		if query == "" {
 			continue // the engine has no such statement
@@ -279,7 +281,7 @@ var (
 func (s *Slot) askState(unit context.Context, rollback bool) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	defer giveUpAfter(unit, cancel)()
+	defer context.AfterFunc(calm(unit), func() { giveUp(ctx.Done(), cancel) })()
 	var state int
 	err := s.tx.QueryRowContext(ctx, s.engine.StateQuery()).Scan(&state)
 	switch {
@@ -296,26 +298,17 @@ func (s *Slot) askState(unit context.Context, rollback bool) error {
 // patience is how long a ROLLBACK may take when the unit's context has ended.
 const patience = 2 * time.Second
 
-// giveUpAfter calls cancel when the unit's context has ended and patience has
-// passed since then or since now, whichever is later, unless stop is called before. A
-// context whose Done panics counts as one that has ended: a ROLLBACK is sent all the same.
-func giveUpAfter(unit context.Context, cancel func()) (stop func()) {
-	if unit = calm(unit); unit.Done() == nil {
-		return func() {}
-	}
-	answered := make(chan struct{})
-	stopWaiting := context.AfterFunc(unit, func() {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			cancel()
-		case <-answered:
-		}
-	})
-	return func() {
-		stopWaiting()
-		close(answered)
+// giveUp waits until the statement is answered, but not longer than patience: then it
+// calls cancel. It is called when the unit's context has ended, or at once if it has
+// already. A context whose Done panics counts as one that has ended: a ROLLBACK is sent
+// all the same.
+func giveUp(answered <-chan struct{}, cancel func()) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		cancel()
+	case <-answered:
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/sqlreq/sqlreq/internal/dialect"
 	"github.com/sqlreq/sqlreq/internal/sqlerr"
@@ -135,12 +136,11 @@ func (s *Slot) Save(ctx, unit context.Context, tx *sql.Tx, key string) (*Savepoi
 	}
 	late := ctx.Err() != nil
 	if _, err := s.tx.ExecContext(ctx, s.engine.Savepoint(sp.name)); err != nil {
-		unknown := s.engine == dialect.Standard && !sqlerr.KnowsSavepoints(err)
 		if errors.Is(err, sql.ErrTxDone) {
-			err, unknown = endedError(s.by.Name()), false
+			return nil, endedError(key)
 		}
 		s.Note(ctx, s.tx, late, err)
-		return nil, &SaveError{key, unknown, err}
+		return nil, &SaveError{key, s.engine == dialect.Standard && !sqlerr.KnowsSavepoints(err), err}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,11 +195,11 @@ func (s *Slot) newSavepoint(ctx, unit context.Context, tx *sql.Tx) (sp *Savepoin
 		return nil, false
 	}
 	s.names++
-	name := fmt.Sprintf("sqlreq_%d", s.names)
+	within := "sqlreq"
 	if s.test != nil {
-		name = fmt.Sprintf("%s_%d", s.test.name, s.names)
+		within = s.test.name
 	}
-	return &Savepoint{slot: s, unit: unit, name: name, outer: s.innermost, context: inside, doubt: s.doubtful}, true
+	return &Savepoint{slot: s, unit: unit, name: within + "_" + strconv.Itoa(int(s.names)), outer: s.innermost, context: inside, doubt: s.doubtful}, true
 }
 
 // lock keeps others from the transaction. No context ends the wait: a savepoint is

@@ -146,7 +146,7 @@ func TestSlotSaveFaults(t *testing.T) {
 	}{
 		{fails(errPlain), false, "returned", saveUnknown + "plain", "open"},
 		{fails(errFull), false, "returned", saveFailed + "database or disk is full (13)", "aborted"},
-		{fails(sql.ErrTxDone), false, "returned", saveFailed + endedText, "open"},
+		{fails(sql.ErrTxDone), false, "returned", endedText, "open"},
 		{panics, false, "panicked", "", "open"},
 		{exits, false, "exited", "", "open"},
 		{untilDone, true, "returned", saveFailed + "context canceled", "aborted"},

@@ -41,8 +41,8 @@ func (u *Unit) save(ctx, bound context.Context, b Binding) (*txn.Savepoint, erro
 			return nil, err
 		}
 		sp, err := u.saveIn(ctx, o)
-		u.metIfSent(err)
 		if err != nil {
+			u.metIfSent(err)
 			return nil, u.ofEnd(err)
 		}
 		if sp != nil {
