@@ -46,7 +46,7 @@ func budget(r *results, database string) string {
 	if b.Len() == 0 {
 		return ""
 	}
-	return "### The budget\n\nWhat a request takes whose handler keeps the promises of sqlreq by hand, one more in each line, in turns in one process, beside 64 MiB that are live on the heap. The last line but one is what the promises cost whoever keeps them; what sqlreq takes beyond it is its own. Each request has a context of its own, as from net/http; where there is no use for the database all have one. Measured apart, on 2026-11-26, on another processor.\n\n" + b.String()
+	return "### The budget\n\nWhat a request takes whose handler keeps the promises of sqlreq by hand, one more in each line, in turns in one process, beside 64 MiB that are live on the heap. The last line but one is what the promises cost whoever keeps them; what sqlreq takes beyond it is its own. Each request has a context of its own, as from net/http; where there is no use for the database all have one.\n\n" + b.String()
 }
 
 // reached says whether an aim is.

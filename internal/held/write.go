@@ -7,7 +7,7 @@ import (
 
 // Write holds p, or sends it when the response is streaming.
 func (w *Writer) Write(p []byte) (int, error) {
-	if w.addToHeld(p, "") {
+	if w.hold(p, "") {
 		return len(p), nil
 	}
 	return w.write(p, "")
@@ -15,26 +15,31 @@ func (w *Writer) Write(p []byte) (int, error) {
 
 // WriteString is Write for a string.
 func (w *Writer) WriteString(s string) (int, error) {
-	if w.addToHeld(nil, s) {
+	if w.hold(nil, s) {
 		return len(s), nil
 	}
 	return w.write(nil, s)
 }
 
-// addToHeld adds p and s, of which one is empty, to what is held, if there is room for
-// them without another look at the response: most Writes of a page. It calls nothing
-// of others, and needs no defer.
-func (w *Writer) addToHeld(p []byte, s string) bool {
+// hold is the way of most Writes, of p or s, of which one is empty: there is room in what
+// is held without another look at the response, or a plain one begins. It calls nothing
+// of others that could panic with the lock, and needs no defer. It reports whether that
+// is so; otherwise it has done nothing.
+func (w *Writer) hold(p []byte, s string) (held bool) {
 	n := len(p) + len(s)
 	w.mu.Lock()
-	b := w.body
-	fits := b != nil && n <= b.room && w.phase == holding && !w.handlerDone
-	if fits {
+	switch b := w.body; {
+	case w.phase != holding || w.handlerDone:
+	case b != nil && n <= b.room:
 		w.written += int64(n)
 		b.append(p, s)
+		held = true
+	case w.callsNobodyLocked() && w.fitsLocked(n):
+		w.holdPlainLocked(p, s)
+		held = true
 	}
 	w.mu.Unlock()
-	return fits
+	return held
 }
 
 // action is what is to be done with the bytes of a Write.
@@ -87,11 +92,6 @@ func (w *Writer) pass(p []byte, s string) (n int, err error) {
 func (w *Writer) accept(p []byte, s string) (action, error) {
 	n := len(p) + len(s)
 	w.mu.Lock()
-	if w.phase == holding && w.callsNobodyLocked() && w.fitsLocked(n) {
-		err := w.acceptPlainLocked(p, s)
-		w.mu.Unlock()
-		return sendNothing, err
-	}
 	defer w.mu.Unlock()
 	if w.phase != holding || w.handlerDone {
 		return w.acceptUnheldLocked(p, s)
@@ -121,17 +121,17 @@ func (w *Writer) callsNobodyLocked() bool {
 	return w.header == nil && !w.handlerDone && (w.implicit || w.status == 0 && w.defaultStatus == http.StatusOK)
 }
 
-// acceptPlainLocked is accept for such a response, and for what fits.
-func (w *Writer) acceptPlainLocked(p []byte, s string) error {
+// holdPlainLocked holds what fits of such a response, which has no length that it could
+// exceed.
+func (w *Writer) holdPlainLocked(p []byte, s string) {
 	if w.status == 0 {
 		w.implyStatusLocked()
 	}
 	n := len(p) + len(s)
-	if err := w.countLocked(n); err != nil || n == 0 {
-		return err
+	w.written += int64(n)
+	if n > 0 {
+		w.holdLocked(p, s)
 	}
-	w.holdLocked(p, s)
-	return nil
 }
 
 // acceptUnheldLocked is accept for what is not held any more.
