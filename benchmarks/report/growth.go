@@ -48,7 +48,7 @@ var axes = []axis{
 	{"Size of the answer, transaction open", "answer", []string{"0B", "1KiB", "64KiB", "1MiB", "1GiB"},
 		"Up to 64 KiB the price of a request and its INSERT hides the bytes; beyond, it is their copying through the socket. The memory of sqlreq grows up to the 64 KiB that it holds back and not beyond; that of the middleware that holds the answer grows for ever."},
 	{"Savepoints, each with an INSERT", "savepoints", []string{"1", "100", "10000"},
-		"From 100 on it is three statements for each, whoever sends them, and the 10,000th costs what the first did: nothing is kept of one that has ended. sqlreq adds a name for each, a context for its end, which no end of the request's cancels, and the locks that keep others out: on SQLite an eighth of the time, on PostgreSQL, where each is a subtransaction with a number of its own, less than can be seen."},
+		"From 100 on it is three statements for each, whoever sends them, and the 10,000th costs what the first did: nothing is kept of one that has ended. sqlreq adds a name for each, a context for its end, which no end of the request's cancels, and the locks that keep others out: a tenth of the time or so. On PostgreSQL each is a subtransaction with a number of its own."},
 	{"Conflicts in 100 requests", "conflicts", []string{"0", "10", "25", "50"},
 		"Nothing bends: a conflict is one more attempt and the other program's UPDATE."},
 	{"Repeats in 100 requests with an Idempotency-Key", "repeats", []string{"0", "1", "50"},
