@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sqlreq/sqlreq/benchmarks"
 )
@@ -304,5 +305,12 @@ func TestInstructions(t *testing.T) {
 		if !strings.Contains(in.table(), want) {
 			t.Errorf("got\n%s\nwant %s", in.table(), want)
 		}
+	}
+}
+
+func TestShareOfFixedWorks(t *testing.T) {
+	all := []benchmarks.Benchmark{{Group: "Stream"}, {Group: "SlowClients"}}
+	if got := share(all, time.Minute, 1); got <= 0 {
+		t.Errorf("got %v, want some time, though all of them take as long as they take", got)
 	}
 }
