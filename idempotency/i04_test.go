@@ -102,8 +102,6 @@ func TestI4WaitEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			once := newOnce()
 			once.Wait = c.wait
-			release := make(chan struct{})
-			_ = release
 			inBubble(t, new(fakedb.DB), once, handle(func(w http.ResponseWriter, r *http.Request) {
 				time.Sleep(2 * c.want) // by the clock of the bubble
 			}), func(t *testing.T, h http.Handler) {

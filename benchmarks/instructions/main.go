@@ -16,6 +16,7 @@ import (
 	"strconv"
 
 	"github.com/sqlreq/sqlreq/benchmarks"
+	"github.com/sqlreq/sqlreq/benchmarks/internal/testbinary"
 )
 
 const csvFile = "results/instructions.csv"
@@ -34,17 +35,11 @@ func run() error {
 	if _, err := os.Stat("instructions/main.go"); err != nil {
 		return errors.New("run it in the folder benchmarks: go run -C benchmarks ./instructions")
 	}
-	dir, err := os.MkdirTemp("", "sqlreq-instructions")
+	dir, binary, err := testbinary.Build()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "benchmarks.test")
-	build := exec.Command("go", "test", "-c", "-o", binary, ".")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("go test -c: %w", err)
-	}
 	rows := [][]string{{"program", "part", "instructions"}}
 	for _, step := range benchmarks.BudgetSteps("insert") {
 		counts, err := perRequest(dir, binary, step.Name)

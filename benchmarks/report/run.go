@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sqlreq/sqlreq/benchmarks"
+	"github.com/sqlreq/sqlreq/benchmarks/internal/testbinary"
 )
 
 // turns is how many times as long as others a comparison in turns takes: three
@@ -21,17 +22,11 @@ const turns = 6
 // other, in another order each time. Each has a process of its own: none finds
 // the heap that another has left.
 func run(all []benchmarks.Benchmark, group string, budget time.Duration, rounds int) error {
-	dir, err := os.MkdirTemp("", "sqlreq-report")
+	dir, binary, err := testbinary.Build()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "benchmarks.test")
-	build := exec.Command("go", "test", "-c", "-o", binary, ".")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("go test -c: %w", err)
-	}
 	files, err := newFiles("results", rounds, group)
 	if err != nil {
 		return err
