@@ -353,7 +353,9 @@ func (x *attempt) unwind() held.End {
 // drop makes sure that a response whose handler did not return is no success.
 func drop(w *held.Writer, state held.State) (end held.End) {
 	switch {
-	case state.Hijacked, state.Stands:
+	case state.Hijacked:
+	case state.Stands:
+		w.Release() // with its trailers
 	case state.Held:
 		w.Reset()
 	default:

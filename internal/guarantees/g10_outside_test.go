@@ -418,3 +418,27 @@ func TestG10FlushedErrorStandsUnderARecoverer(t *testing.T) {
 		}
 	}
 }
+
+// TestG10FlushedErrorKeepsItsTrailers: they are a part of the answer that stands.
+func TestG10FlushedErrorKeepsItsTrailers(t *testing.T) {
+	for _, p := range []wireProtocol{wireHTTP11, wireHTTP2} {
+		for _, retry := range []bool{false, true} {
+			for _, panics := range []bool{false, true} {
+				reg := wireRegistry(t, retry, sqlreq.Binding{DB: sqlreqtest.OpenDB(t)})
+				h := lateOnce(lateRecoverer(reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Trailer", "Sum")
+					w.WriteHeader(500)
+					_, _ = io.WriteString(w, wireSmall)
+					w.Header().Set("Sum", "1")
+					wireFlush(w)
+					if panics {
+						panic("boom")
+					}
+				}))))
+				if got := p.start(t, h)("GET", "/"); got.err != nil || got.body != wireSmall || got.trailer.Get("Sum") != "1" {
+					t.Errorf("%s, retry %t, panics %t: got %v, want the flushed answer with its trailer", p.name, retry, panics, got)
+				}
+			}
+		}
+	}
+}
