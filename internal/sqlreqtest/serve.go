@@ -42,7 +42,7 @@ func Fetch(t testing.TB, c *http.Client, target string) string {
 }
 
 // Raw returns what a client of that version of HTTP ("1.0", "1.1") gets for a
-// GET: the head as it came, and the error of a broken transfer.
+// GET: the heads as they came, those of 1xx first, and the error of a broken transfer.
 func Raw(t testing.TB, srv *httptest.Server, version string) (head string, status, size int, err error) {
 	t.Helper()
 	conn := Dial(t, srv)
@@ -51,14 +51,20 @@ func Raw(t testing.TB, srv *httptest.Server, version string) (head string, statu
 		t.Fatal(err)
 	}
 	var raw bytes.Buffer
-	res, err := http.ReadResponse(bufio.NewReader(io.TeeReader(conn, &raw)), nil)
-	if err != nil {
-		return "", 0, 0, err
+	in := bufio.NewReader(io.TeeReader(conn, &raw))
+	for heads := 1; ; heads++ {
+		res, err := http.ReadResponse(in, nil)
+		if err != nil {
+			return "", 0, 0, err
+		}
+		if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols {
+			continue // behind it comes the answer
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		parts := strings.SplitAfterN(raw.String(), "\r\n\r\n", heads+1)
+		return strings.Join(parts[:heads], ""), res.StatusCode, len(body), err
 	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	head, _, _ = strings.Cut(raw.String(), "\r\n\r\n")
-	return head, res.StatusCode, len(body), err
 }
 
 // Dial returns a TCP connection to srv.
