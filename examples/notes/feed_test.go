@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sqlreq/sqlreq"
@@ -105,28 +106,71 @@ func TestEventsHoldNoConnection(t *testing.T) {
 	s.json("POST", "/api/notes", `{"title": "Milk"}`).is(t, 201)
 }
 
+// A stream of hours is not ended by the limits of the server. It runs in a bubble, on a connection in memory: there
+// hours pass at once, and none passes while somebody works, however slow the machine is.
 func TestEventsOutliveTheServersTimeouts(t *testing.T) {
-	const timeout = time.Second // enough for a busy machine to begin the stream in
-	s := startOn(t, filepath.Join(t.TempDir(), "notes.db"), func(srv *http.Server) {
-		srv.ReadHeaderTimeout, srv.ReadTimeout, srv.WriteTimeout = timeout, timeout, timeout
-	})
-	stream := s.listen("/events?after=0")
-	// A client that never ends its request is thrown out when the time for reading is over. It came after the
-	// stream, so the stream's time would be over too by then.
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "GET / HTTP/1.1\r\n")
-	io.Copy(io.Discard, conn)
+	synctest.Test(t, func(t *testing.T) {
+		dbs, err := openDatabases(filepath.Join(t.TempDir(), "notes.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newServer(dbs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, end := net.Pipe()
+		l := &oneConn{conns: make(chan net.Conn, 1)}
+		l.conns <- end
+		srv := newHTTPServer(s)
+		go srv.Serve(l)
 
-	// Not by way of the listener, whose time would hold for this answer too.
-	rec := httptest.NewRecorder()
-	newHTTPServer(s.server).Handler.ServeHTTP(rec, s.request("POST", "/api/notes", "application/json", `{"title": "Milk"}`))
-	equal(t, "status", rec.Code, 201)
-	equal(t, "announced", stream.next().Title, "Milk")
+		io.WriteString(conn, "GET /events?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream := &stream{t, bufio.NewScanner(resp.Body)}
+		announced := make(chan string, 1)
+		go func() {
+			defer close(announced)
+			for stream.lines.Scan() { // the pings as well, which wait for a reader
+				if data, ok := strings.CutPrefix(stream.lines.Text(), "data: "); ok {
+					announced <- data
+				}
+			}
+		}()
+		time.Sleep(2 * max(srv.ReadHeaderTimeout, srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout)) // of the bubble
+		rec := httptest.NewRecorder()
+		r := httptest.NewRequest("POST", "/api/notes", strings.NewReader(`{"title": "Milk"}`))
+		r.Header.Set("Content-Type", "application/json")
+		srv.Handler.ServeHTTP(rec, r)
+		equal(t, "status", rec.Code, 201)
+		if got := <-announced; !strings.Contains(got, `"title":"Milk"`) {
+			t.Errorf("announced %q (%v), want the note", got, stream.lines.Err())
+		}
+
+		conn.Close()
+		srv.Shutdown(t.Context()) // when the stream has ended
+		if err := dbs.close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
+
+// oneConn is a listener with one connection.
+type oneConn struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if c, ok := <-l.conns; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *oneConn) Close() error { close(l.conns); return nil }
 
 func TestFeedDropsListenersThatLagBehind(t *testing.T) {
 	var f feed

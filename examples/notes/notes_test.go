@@ -58,10 +58,10 @@ type service struct {
 
 func start(t *testing.T) *service {
 	t.Helper()
-	return startOn(t, filepath.Join(t.TempDir(), "notes.db"), func(*http.Server) {})
+	return startOn(t, filepath.Join(t.TempDir(), "notes.db"))
 }
 
-func startOn(t *testing.T, path string, adapt func(*http.Server)) *service {
+func startOn(t *testing.T, path string) *service {
 	t.Helper()
 	dbs, err := openDatabases(path)
 	if err != nil {
@@ -73,7 +73,6 @@ func startOn(t *testing.T, path string, adapt func(*http.Server)) *service {
 	}
 	ts := httptest.NewUnstartedServer(nil)
 	ts.Config = newHTTPServer(s)
-	adapt(ts.Config)
 	ts.Start()
 	t.Cleanup(func() {
 		s.feed.close()
@@ -419,7 +418,7 @@ func TestEverythingIsEscaped(t *testing.T) {
 }
 
 func TestOneConnectionInMemoryIsEnough(t *testing.T) {
-	s := startOn(t, inMemory, func(*http.Server) {})
+	s := startOn(t, inMemory)
 	stream := s.listen("/events?after=0")
 	s.json("POST", "/api/notes", `{"title": "Milk", "tags": ["shop"]}`).is(t, 201)
 	if e := stream.next(); e.Title != "Milk" {

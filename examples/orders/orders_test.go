@@ -142,7 +142,7 @@ func TestBrokenBody(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.SetDeadline(time.Now().Add(time.Minute))
 			if _, err := io.WriteString(conn, head+body); err != nil {
 				t.Fatal(err)
 			}

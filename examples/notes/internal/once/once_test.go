@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const envParent = "NOTES_ONCE_TEST_PARENT"
@@ -23,6 +24,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(p.url, err)
 		select {}
 	}
+	patience = time.Minute
 	os.Exit(m.Run())
 }
 
