@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -106,27 +108,36 @@ func badGateway(next http.Handler, status int, after bool) http.Handler {
 	})
 }
 
-// A server that is down, and comes back on the same address.
+// A server that is down, and comes back on the same address: the name of a socket in a folder of the test's own, for
+// a port that is free here may be taken by somebody else in between.
 func TestTransportServerIsRestarted(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	folder, err := os.MkdirTemp("", "") // its name is short, as the one of a socket must be
 	must(t, err)
-	addr := listener.Addr().String()
-	must(t, listener.Close())
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	addr := filepath.Join(folder, "s")
+	stopped, err := net.Listen("unix", addr)
+	must(t, err)
+	stopped.(*net.UnixListener).SetUnlinkOnClose(false) // connections are refused, as by a port
+	must(t, stopped.Close())
 	db := open(t)
 	h := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db}).Middleware(newOnce().Handler(new(work)))
 	waits := 0
-	transport := noWait(&idempotency.Transport{Base: &http.Transport{}}, func() {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", addr)
+	}
+	transport := noWait(&idempotency.Transport{Base: &http.Transport{DialContext: dial}}, func() {
 		if waits++; waits != 2 {
 			return
 		}
-		listener, err := net.Listen("tcp", addr)
+		must(t, os.Remove(addr))
+		listener, err := net.Listen("unix", addr)
 		must(t, err)
 		srv := &http.Server{Handler: h}
 		go srv.Serve(listener)
 		t.Cleanup(func() { srv.Close() })
 	})
 	client := http.Client{Transport: transport}
-	res, err := client.Post("http://"+addr, "text/plain", strings.NewReader("x"))
+	res, err := client.Post("http://test", "text/plain", strings.NewReader("x"))
 	if err != nil {
 		t.Fatal(err)
 	}
