@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sqlreq/sqlreq"
 	"github.com/sqlreq/sqlreq/idempotency"
@@ -37,7 +38,7 @@ func withTable(t testing.TB, db *sql.DB) *sql.DB {
 }
 
 func newOnce() *idempotency.Once {
-	return &idempotency.Once{Dialect: idempotency.SQLite, Scope: noScope}
+	return &idempotency.Once{Dialect: idempotency.SQLite, Scope: noScope, Wait: time.Hour} // however slow the machine is
 }
 
 // work does its work and answers with a number that is another for each call.

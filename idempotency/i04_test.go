@@ -125,7 +125,9 @@ func TestI4WaitInTheDatabaseEnds(t *testing.T) {
 		}
 		return nil
 	}}
-	inBubble(t, d, newOnce(), new(work), func(t *testing.T, h http.Handler) {
+	once := newOnce()
+	once.Wait = 0 // the default
+	inBubble(t, d, once, new(work), func(t *testing.T, h http.Handler) {
 		start := time.Now()
 		rec := ask(t.Context(), h)
 		if rec.Code != 409 || rec.Header().Get("Retry-After") != "1" || time.Since(start) != 10*time.Second {

@@ -121,6 +121,9 @@ func newService(t testing.TB, binding sqlreq.Binding, retry sqlreq.Retry, handle
 	}
 	s := &service{Registry: reg, t: t, records: make(map[string]*record)}
 	reg.Logger = slog.New(slog.DiscardHandler)
+	if retry.Within == 0 {
+		retry.Within = patience // how long an attempt takes is the machine's part
+	}
 	reg.Retry = retry
 	reg.Observe = func(ctx context.Context, e sqlreq.Event) {
 		s.note(ctx, func(r *record) { r.events = append(r.events, e) })

@@ -55,6 +55,7 @@ func openOnce(t *testing.T, d database) *sql.DB {
 
 func onceServer(t *testing.T, db *sql.DB, once *idempotency.Once, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
+	once.Wait = patience
 	reg, err := sqlreq.New(sqlreq.Binding{DB: db})
 	if err != nil {
 		t.Fatal(err)

@@ -184,7 +184,7 @@ func serializable(context.Context, *http.Request) *sql.TxOptions {
 }
 
 var twice = onRegistry(func(reg *sqlreq.Registry) {
-	reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}
+	reg.Retry = sqlreq.Retry{Attempts: 3, Within: patience, Backoff: func(int) time.Duration { return 0 }}
 })
 
 // newSite serves the handlers that its request is given.

@@ -476,7 +476,7 @@ func (s *programSite) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	reg.HoldLimit, reg.Logger = in.limit, slog.New(slog.DiscardHandler)
 	if in.retry {
-		reg.Retry = sqlreq.Retry{Attempts: 3, Backoff: func(int) time.Duration { return 0 }}
+		reg.Retry = sqlreq.Retry{Attempts: 3, Within: time.Hour, Backoff: func(int) time.Duration { return 0 }}
 	}
 	reg.Middleware(sqlreq.HandlerFunc(func(iw http.ResponseWriter, ir *http.Request) error {
 		number++

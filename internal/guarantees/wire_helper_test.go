@@ -371,7 +371,7 @@ func wireRegistry(t testing.TB, retry bool, bindings ...sqlreq.Binding) *sqlreq.
 	reg := sqlreqtest.NewRegistry(t, bindings...)
 	reg.HoldLimit = wireLimit
 	if retry {
-		reg.Retry.Attempts = 2
+		reg.Retry.Attempts, reg.Retry.Within = 2, time.Hour
 	}
 	return reg
 }

@@ -201,14 +201,15 @@ func fails(err error) func(context.Context) error {
 	return func(context.Context) error { return err }
 }
 
-// first fails at the first call only.
+// first fails at the first call, and not at the second, of each run of a test (go test -count).
 func first(err error) func(context.Context) error {
 	var later atomic.Bool
 	return func(context.Context) error {
-		if later.Swap(true) {
-			return nil
+		if !later.CompareAndSwap(true, false) {
+			later.Store(true)
+			return err
 		}
-		return err
+		return nil
 	}
 }
 

@@ -254,7 +254,7 @@ func exception(s Server, outside string, panics bool) bool {
 func run(t *testing.T, attempts int, wrap func(http.Handler) http.Handler, ask func(*testing.T, http.Handler) Answer, failure failure) string {
 	db := sqlreqtest.OpenDB(t)
 	reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
-	reg.HoldLimit, reg.Retry.Attempts = holdLimit, attempts
+	reg.HoldLimit, reg.Retry.Attempts, reg.Retry.Within = holdLimit, attempts, Patience
 	var rec sqlreqtest.Recorder
 	rec.Watch(reg)
 	h := wrap(reg.Middleware(sqlreq.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
