@@ -45,8 +45,8 @@ func (u *Unit) finish(commit bool) error {
 	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
 	commit = u.endClosed(open, commit)
-	for _, h := range u.lastHooks(open, commit) {
-		h.run()
+	if hooks := u.lastHooks(); len(hooks) > 0 {
+		runLast(hooks, open, commit)
 	}
 	return u.result()
 }
