@@ -386,12 +386,16 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 		x.removeFiles(r)
 		return true, held.Return
 	}
-	if err != nil {
-		err = mark(&x.unit, err, t != nil || x.scope.access.reg.Retry.Attempts <= 1)
-	}
-	switch {
-	case err == nil:
+	if err == nil {
 		x.Release()
+		return false, held.Return
+	}
+	return false, x.fail(rw, r, state, mark(&x.unit, err, t != nil || x.scope.access.reg.Retry.Attempts <= 1))
+}
+
+// fail answers for a unit of work that has failed with err.
+func (x *attempt) fail(rw http.ResponseWriter, r *http.Request, state held.State, err error) (end held.End) {
+	switch {
 	case state.Hijacked, state.Stands, x.unit.AnswerStands(), state.Status >= 400 && !x.unit.CommitFailed():
 		x.logAnswered(state, err)
 		x.Release()
@@ -404,7 +408,7 @@ func (x *attempt) finish(rw http.ResponseWriter, r *http.Request, t *attempts) (
 		end = x.Abort()
 		x.Close()
 	}
-	return false, end
+	return end
 }
 
 // removeFiles removes the files of a form that the attempt has parsed: the caller

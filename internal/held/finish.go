@@ -37,6 +37,9 @@ func (w *Writer) Untouched() bool {
 // Release lets the response complete, and closes w. HandlerDone comes before it.
 // The errors of a client that has gone are nobody's business here.
 func (w *Writer) Release() {
+	if w.releasePlain() {
+		return
+	}
 	do, held := w.startRelease()
 	switch do {
 	case releaseHeld, releaseFlushed:
@@ -55,20 +58,28 @@ func (w *Writer) Release() {
 // Finish is HandlerDone and Release in one step, for a response about which nothing
 // is left to be decided.
 func (w *Writer) Finish() {
-	if held, plain := w.startPlain(); plain {
+	if !w.releasePlain() {
+		w.HandlerDone()
+		w.Release()
+	}
+}
+
+// releasePlain is Finish for a response whose start calls nothing of others, and
+// reports whether it is one.
+func (w *Writer) releasePlain() bool {
+	held, plain := w.startPlain()
+	if plain {
 		_ = held.writeTo(w.rw)
 		w.noteReleased()
-		return
 	}
-	w.HandlerDone()
-	w.Release()
+	return plain
 }
 
 // startPlain starts the response, and ends the handler's part, if that calls nothing
 // of others, and returns what was held.
 func (w *Writer) startPlain() (held *body, plain bool) {
 	w.mu.Lock()
-	plain = w.phase == holding && w.implicit && w.callsNobodyLocked() && w.req.Method != http.MethodHead
+	plain = w.phase == holding && w.callsNobodyLocked() && w.req.Method != http.MethodHead
 	if plain {
 		w.handlerDone, w.phase = true, streaming
 		held = w.takeBodyLocked()

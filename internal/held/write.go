@@ -118,7 +118,7 @@ func (w *Writer) accept(p []byte, s string) (action, error) {
 // asked for: to keep it and to send it calls nothing of others that could panic with
 // the lock. A defer would be noticed there.
 func (w *Writer) callsNobodyLocked() bool {
-	return w.header == nil && !w.handlerDone && (w.implicit || w.status == 0 && w.defaultStatus == http.StatusOK)
+	return w.header == nil && (w.implicit || w.status == 0 && w.defaultStatus == http.StatusOK)
 }
 
 // holdPlainLocked holds what fits of such a response, which has no length that it could

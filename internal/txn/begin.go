@@ -70,7 +70,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if a.Purpose == ForSavepoint && s.engine.NoSavepoints() != nil {
 		return nil, s.noSavepoints(a.Opener.Name())
 	}
-	if err := s.Lock(ctx, a.Unit); err != nil {
+	if err := s.takeTurn(ctx, a.Unit); err != nil {
 		return nil, beginError(a.Opener.Name(), err)
 	}
 	defer s.turn.Unlock()
@@ -111,8 +111,11 @@ func (s *Slot) give(a *Ask) {
 // share returns the transaction that is open. The caller has the turn.
 func (s *Slot) share(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	s.mu.Lock()
-	aborted, innermost := s.reason, s.innermost
+	is, aborted, innermost := s.state, s.reason, s.innermost
 	s.mu.Unlock()
+	if is == closed {
+		return nil, ErrFinished
+	}
 	if err := s.mayShare(a, s.tx, aborted); err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func (s *Slot) beginIn(ctx context.Context, a *Ask) (*sql.Tx, error) {
 		}
 	}
 	tx, err := s.begin(ctx, a)
-	if err == nil {
+	if err == nil && in != nil {
 		s.enter(in)
 	}
 	return tx, err
@@ -209,16 +212,16 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 		inTime = (stopUnit == nil || stopUnit()) && inTime
 		tx, err = s.finishBegin(a, tx, err, start, inTime)
 	}()
-	if err := ctx.Err(); err != nil {
+	if err := a.Unit.Err(); err != nil {
 		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN
 	}
+	stopUnit = context.AfterFunc(a.Unit, cancel)
 	if ctx.Done() != a.Unit.Done() { // in most uses it is the same
-		if err := a.Unit.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		stopUnit = context.AfterFunc(a.Unit, cancel)
+		stop = context.AfterFunc(ctx, cancel)
 	}
-	stop = context.AfterFunc(ctx, cancel)
 	begun, failed := s.sendBegin(own, a) // and not err, which stays until AfterBegin has returned
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed
@@ -270,13 +273,15 @@ func (s *Slot) sendBegin(ctx context.Context, a *Ask) (*sql.Tx, error) {
 // beginTx sends BEGIN, without the read-only flag where the driver, database/sql or the
 // server (TiDB) would refuse it: a read-only transaction ends with ROLLBACK anyway.
 func (s *Slot) beginTx(ctx context.Context) (*sql.Tx, error) {
-	opts := s.opts
-	if opts != nil && opts.ReadOnly && s.engine.IgnoresReadOnly() {
-		opts = writable(opts)
+	if s.opts == nil || !s.opts.ReadOnly {
+		return s.beginWith(ctx, s.opts)
 	}
-	tx, err := s.beginWith(ctx, opts)
-	if err != nil && opts != nil && opts.ReadOnly && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
-		return s.beginWith(ctx, writable(opts))
+	if s.engine.IgnoresReadOnly() {
+		return s.beginWith(ctx, writable(s.opts))
+	}
+	tx, err := s.beginWith(ctx, s.opts)
+	if err != nil && s.EndsWithRollback() && sqlerr.RefusesReadOnly(err) {
+		return s.beginWith(ctx, writable(s.opts))
 	}
 	return tx, err
 }

@@ -168,9 +168,6 @@ func (sp *Savepoint) MoveTo(around *Group) error {
 // enter makes the transaction that has just begun a whole in the group. The caller
 // has the turn.
 func (s *Slot) enter(g *Group) {
-	if g == nil {
-		return
-	}
 	sp := &Savepoint{slot: s, unit: g.unit, bottom: true}
 	if !g.Add(sp) {
 		return // it has ended meanwhile

@@ -220,6 +220,10 @@ func (s *Slot) send(e *ending, what sent) {
 
 func (s *Slot) carryOut(unit context.Context, what sent) error {
 	switch {
+	case what == sentCommit && s.test == nil:
+		return s.tx.Commit()
+	case what == sentCommit:
+		return s.release(s.test.name, func(query string) error { return s.exec(context.Background(), query) }) // its COMMIT
 	case what == sentCheck && s.engine.CommitCheck() != "":
 		return s.execPatiently(unit, s.engine.CommitCheck())
 	case (what == sentCheck || what == sentRollbackCheck) && s.engine.StateQuery() != "":
@@ -228,10 +232,6 @@ func (s *Slot) carryOut(unit context.Context, what sent) error {
 		return s.execPatiently(unit, guardRelease)
 	case what == sentRollbackCheck:
 		return s.execPatiently(unit, guardRollbackTo)
-	case s.test != nil && what == sentCommit:
-		return s.release(s.test.name, func(query string) error { return s.exec(context.Background(), query) }) // its COMMIT
-	case what == sentCommit:
-		return s.tx.Commit()
 	}
 	return s.rollback(unit)
 }

@@ -212,16 +212,22 @@ func (s *Slot) Engine() Engine { return s.engine }
 // from it until Unlock. It returns the error of the context that ended before,
 // or ErrFinished.
 func (s *Slot) Lock(ctx, unit context.Context) error {
-	if !s.turn.TryLock() {
-		if err := s.turn.LockEither(ctx, unit); err != nil {
-			return err
-		}
+	if err := s.takeTurn(ctx, unit); err != nil {
+		return err
 	}
 	if s.isClosed() {
 		s.turn.Unlock()
 		return ErrFinished
 	}
 	return nil
+}
+
+// takeTurn is Lock without a look at whether the slot is closed.
+func (s *Slot) takeTurn(ctx, unit context.Context) error {
+	if s.turn.TryLock() {
+		return nil
+	}
+	return s.turn.LockEither(ctx, unit)
 }
 
 func (s *Slot) isClosed() bool {
@@ -319,17 +325,15 @@ func (s *Slot) Shut() { s.shut() }
 // slot is closed, and gives it back at once.
 func (s *Slot) shut() (isOpen, wait bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.state
-	s.state = closed
-	switch was {
-	case closed:
-		return false, false
+	switch s.state {
 	case beginning:
 		s.cancel()
-		return false, false
+	case idle, open, aborted:
+		isOpen, wait = s.tx != nil, s.turn.Taken()
 	}
-	return s.tx != nil, s.turn.Taken()
+	s.state = closed
+	s.mu.Unlock()
+	return isOpen, wait
 }
 
 // Note remembers what the error of a statement on tx says about the transaction.

@@ -50,38 +50,58 @@ func (u *Unit) begin(ctx, at context.Context, s *Source, why txn.Purpose, opts *
 	} else {
 		ask.Options = s.options()
 	}
-	if tx := s.slot.TestTx(); tx != nil {
-		ask.Nest = func() *txn.Nest { return u.nestOf(tx) }
+	if s.slot.TestTx() != nil || s.HasAfterBegin() {
+		u.addToBegin(&ask, at, s)
 	}
 	if err := u.needsOwnConnection(s); err != nil && u.host.Within().Waits {
 		return Open{}, u.beginFailed(ctx, s, err)
 	}
+	if u.asksNow() {
+		return u.beginWhileAsking(ctx, s, &ask)
+	}
+	return u.askSlot(ctx, s, &ask)
+}
+
+// addToBegin sets what is done in a begin besides BEGIN.
+func (u *Unit) addToBegin(ask *txn.Ask, at context.Context, s *Source) {
+	if tx := s.slot.TestTx(); tx != nil {
+		ask.Nest = func() *txn.Nest { return u.nestOf(tx) }
+	}
 	if s.HasAfterBegin() {
 		ask.AfterBegin = func(ctx context.Context, tx *sql.Tx) error { return u.askAfterBegin(ctx, at, s, tx) }
 	}
-	if u.asksNow() {
-		done, err := u.mayUse(ctx, s)
-		if err != nil {
-			return Open{}, u.beginFailed(ctx, s, err)
-		}
-		defer done()
+}
+
+// beginWhileAsking is begin while a function of the program is being asked.
+func (u *Unit) beginWhileAsking(ctx context.Context, s *Source, ask *txn.Ask) (Open, error) {
+	done, err := u.mayUse(ctx, s)
+	if err != nil {
+		return Open{}, u.beginFailed(ctx, s, err)
 	}
-	o, err := u.useSlot(ctx, s, &ask)
+	defer done()
+	return u.askSlot(ctx, s, ask)
+}
+
+// askSlot asks the slot of s, again as long as Persist says so.
+func (u *Unit) askSlot(ctx context.Context, s *Source, ask *txn.Ask) (Open, error) {
+	tx, err := u.askSlotOnce(ctx, s, ask)
 	for n := 1; err != nil && u.persists(ctx, err, n); n++ {
-		o, err = u.useSlot(ctx, s, &ask)
+		tx, err = u.askSlotOnce(ctx, s, ask)
 	}
 	if err != nil {
 		return Open{}, u.useFailed(ctx, s, err)
 	}
-	return o, nil
+	return Open{tx, ask.RollsBack, u, s}, nil
 }
 
-// useSlot asks the slot of s. The slot notes in ask what became of it.
-func (u *Unit) useSlot(ctx context.Context, s *Source, ask *txn.Ask) (Open, error) {
+func (u *Unit) askSlotOnce(ctx context.Context, s *Source, ask *txn.Ask) (*sql.Tx, error) {
 	ask.Refused = nil
-	defer u.noteRefused(s, ask) // also if AfterBegin does not return
-	tx, err := s.slot.Use(ctx, ask)
-	return Open{tx, ask.RollsBack, u, s}, err
+	defer func() { // also if AfterBegin does not return
+		if ask.Refused != nil {
+			u.noteRefused(s, ask.Refused)
+		}
+	}()
+	return s.slot.Use(ctx, ask)
 }
 
 // askAfterBegin calls the AfterBegin of s, about the request at the context at.
@@ -144,8 +164,12 @@ func (u *Unit) Begun(b Binding) bool {
 // needsOwnConnection returns an error if s needs a connection, the only one of
 // its pool, that a unit around u has. If that waits for u, neither ever ends.
 func (u *Unit) needsOwnConnection(s *Source) error {
-	outer, db := u.host.Outer(), s.slot.DB()
-	if outer == nil || db == nil || s.slot.Open() || db.Stats().MaxOpenConnections != 1 {
+	outer := u.host.Outer()
+	if outer == nil {
+		return nil
+	}
+	db := s.slot.DB()
+	if db == nil || s.slot.Open() || db.Stats().MaxOpenConnections != 1 {
 		return nil
 	}
 	for ; outer != nil; outer = outer.host.Outer() {
@@ -230,11 +254,7 @@ func (u *Unit) useFailed(ctx context.Context, s *Source, err error) error {
 
 // noteRefused notes what became of a transaction that was begun in the slot of s and
 // ended at once.
-func (u *Unit) noteRefused(s *Source, ask *txn.Ask) {
-	r := ask.Refused
-	if r == nil {
-		return
-	}
+func (u *Unit) noteRefused(s *Source, r *txn.Result) {
 	if r.Outcome == txn.Ended { // nobody knows how: what AfterBegin did may have stayed
 		u.Keep()
 		u.takeHooks(s.slot) // they are dropped: nobody knows which kind is to run

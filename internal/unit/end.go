@@ -45,8 +45,8 @@ func (u *Unit) finish(commit bool) error {
 	var one [1]*txn.Slot // most units have one: no allocation
 	open := u.closeSlots(one[:0])
 	commit = u.endClosed(open, commit)
-	for _, h := range u.lastHooks(open, commit) {
-		h.run()
+	if hooks := u.lastHooks(); len(hooks) > 0 {
+		runLast(hooks, open, commit)
 	}
 	return u.result()
 }
@@ -54,11 +54,14 @@ func (u *Unit) finish(commit bool) error {
 // endClosed ends what is open in the slots, which are closed. Who wants to know of
 // the end is told also if a driver does not return.
 func (u *Unit) endClosed(open []*txn.Slot, commit bool) bool {
-	if u.ifRare() != nil { // otherwise nobody has asked for it, and nobody can any more
+	rare := u.ifRare() != nil // otherwise nobody has asked for what follows, and nobody can any more
+	if rare {
 		defer u.tellEnd()
 	}
 	if commit {
 		u.waitForStatements(open)
+	}
+	if commit && rare {
 		u.failInAtomic(open)
 		u.failUnchecked(open)
 	}
@@ -160,10 +163,11 @@ func (u *Unit) gaveUp() bool {
 // all have ended, also if a driver does not return. It returns whether all went as
 // asked. The caller has the turns of the slots, or has closed them.
 func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool {
-	if len(open) > 1 {
-		slices.SortFunc(open, u.inOrderOfEnds)
-		commit = commit && u.noneLost(open)
+	if len(open) == 1 { // in most units
+		return u.end(open[0], nil, commit, nil, results) == nil && commit
 	}
+	slices.SortFunc(open, u.inOrderOfEnds)
+	commit = commit && u.noneLost(open)
 	n := 0 // ends have returned
 	defer func() {
 		if n < len(open) { // a driver did not return
@@ -174,7 +178,7 @@ func (u *Unit) endAll(open []*txn.Slot, commit bool, results *[]txn.Result) bool
 	var committed []string
 	for _, s := range open {
 		commit = u.end(s, nil, commit, committed, results) == nil && commit
-		if len(open) > 1 && commit && !s.ReadOnly() {
+		if commit && !s.ReadOnly() {
 			committed = append(committed, s.Opener().Name())
 		}
 		n++
@@ -252,15 +256,15 @@ func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []strin
 // noteEnd notes what became of the transaction that has ended in s, and makes the
 // Err of r that for the program.
 func (u *Unit) noteEnd(s *txn.Slot, r *txn.Result, at context.Context, committed []string) {
-	switch {
-	case !r.Stored:
-	case r.Outcome == txn.Unknown && u.isRecorded(s):
-		u.loseRecord()
-	default:
+	lost := r.Outcome == txn.Unknown && u.isRecorded(s)
+	if r.Stored && !lost {
 		u.Keep()
 	}
 	if r.Outcome == txn.Committed {
 		return
+	}
+	if r.Stored && lost {
+		u.loseRecord()
 	}
 	if r.Outcome == txn.Unknown {
 		u.takeHooks(s) // they are dropped: neither kind runs

@@ -69,19 +69,26 @@ func (u *Unit) takeHooks(slots ...*txn.Slot) (hooks []hook) {
 	return hooks
 }
 
-// lastHooks takes the hooks that are left when the unit has ended. Those of a slot
-// where nothing was open follow the outcome of the unit.
-func (u *Unit) lastHooks(open []*txn.Slot, commit bool) []hook {
+// lastHooks takes the hooks that are left when the unit has ended.
+func (u *Unit) lastHooks() []hook {
 	use := u.used.Load()
 	u.mu.Lock()
 	u.state = ended
 	hooks := use.hooks
 	use.hooks = nil
 	u.mu.Unlock()
-	for i := range hooks {
-		hooks[i].decide(open, commit)
-	}
 	return hooks
+}
+
+// runLast runs the hooks that are left. Those of a slot where nothing was open follow
+// the outcome of the unit, commit.
+func runLast(hooks []hook, open []*txn.Slot, commit bool) {
+	for i := range hooks {
+		hooks[i].decide(open, commit) // all before the first runs
+	}
+	for _, h := range hooks {
+		h.run()
+	}
 }
 
 // decide sets the outcome of a hook that is left at the end of the unit. open are

@@ -2,6 +2,7 @@ package unit
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"syscall"
 	"testing"
@@ -348,6 +349,21 @@ func TestUnitPersistInBegin(t *testing.T) {
 			_ = w.Abandon()
 		})
 	}
+	t.Run("AfterBegin met the fault", func(t *testing.T) {
+		w := newWorld(t)
+		a := w.bind("a")
+		times := 0
+		a.afterBegin = func(context.Context, context.Context, *sql.Tx) error {
+			if times++; times == 1 {
+				return unreachable
+			}
+			return nil
+		}
+		w.PersistInBegin(func(context.Context, int) bool { return true })
+		w.begin(a)
+		w.Finish(200)
+		w.check("a: BEGIN; a: AfterBegin; a: ROLLBACK; a was rolled back; a: BEGIN; a: AfterBegin; a: COMMIT; a was committed")
+	})
 	t.Run("nobody persists", func(t *testing.T) {
 		for _, used := range []bool{false, true} {
 			w := newWorld(t)
