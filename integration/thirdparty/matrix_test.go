@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
 
@@ -47,10 +48,11 @@ func askHTTP3(t *testing.T, h http.Handler) matrix.Answer {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	srv := &http3.Server{Handler: h, TLSConfig: http3.ConfigureTLSConfig(config), Logger: slog.New(slog.DiscardHandler)}
+	slow := &quic.Config{HandshakeIdleTimeout: matrix.Patience} // its own 5 s may pass on a machine that is busy
+	srv := &http3.Server{Handler: h, TLSConfig: http3.ConfigureTLSConfig(config), QUICConfig: slow, Logger: slog.New(slog.DiscardHandler)}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(conn) }()
-	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true}
+	transport := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, QUICConfig: slow, DisableCompression: true}
 	a := matrixAsk(t, transport, "https://"+conn.LocalAddr().String(), "HTTP/3.0")
 	transport.Close()
 	srv.Close()
