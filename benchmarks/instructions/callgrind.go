@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// selfCosts reads callgrind's format (https://valgrind.org/docs/manual/cl-format.html): the costs of each function
-// without those that it calls.
-func selfCosts(r io.Reader) (map[string]int64, error) {
-	costs := make(map[string]int64)
+// selfCosts reads callgrind's format (https://valgrind.org/docs/manual/cl-format.html): the costs of each function at
+// each address, without those of what it calls.
+func selfCosts(r io.Reader) (map[string]map[uint64]int64, error) {
+	costs := make(map[string]map[uint64]int64)
 	names := make(map[string]string) // a name is written once, with a number; from then on as the number
 	nameOf := func(s string) string {
 		id, name, defines := strings.Cut(s, " ")
@@ -20,7 +20,7 @@ func selfCosts(r io.Reader) (map[string]int64, error) {
 		}
 		return names[id]
 	}
-	function, called := "", false
+	function, called, address := "", false, uint64(0)
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -33,18 +33,70 @@ func selfCosts(r io.Reader) (map[string]int64, error) {
 		case strings.HasPrefix(line, "calls="):
 			called = true // the next line has the costs of what is called
 		case line == "" || strings.IndexByte("0123456789+-*", line[0]) < 0:
-		case called:
-			called = false
 		default:
-			_, cost, _ := strings.Cut(line, " ")
+			position, cost, _ := strings.Cut(line, " ")
+			var err error
+			if address, err = moved(address, position); err != nil {
+				return nil, fmt.Errorf("a line of costs: %q", line)
+			}
+			if called {
+				called = false
+				continue
+			}
 			n, err := strconv.ParseInt(cost, 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("a line of costs: %q", line)
 			}
-			costs[function] += n
+			if costs[function] == nil {
+				costs[function] = make(map[uint64]int64)
+			}
+			costs[function][address] += n
 		}
 	}
 	return costs, lines.Err()
+}
+
+// moved returns the address of a position, which is an address or says how far it is from the last one.
+func moved(last uint64, position string) (uint64, error) {
+	switch position[0] {
+	case '*':
+		return last, nil
+	case '+':
+		n, err := strconv.ParseUint(position[1:], 10, 64)
+		return last + n, err
+	case '-':
+		n, err := strconv.ParseUint(position[1:], 10, 64)
+		return last - n, err
+	}
+	return strconv.ParseUint(position, 0, 64)
+}
+
+// ofParts are the costs of a request by part.
+type ofParts struct {
+	instructions map[string]float64
+	lines        map[string]map[uint64]bool // of code, each of lineBytes
+}
+
+// lineBytes is the size in bytes of the pieces in which processors fetch code and keep it.
+const lineBytes = 64
+
+// difference returns the costs of a request: b is of n requests more than a. A line counts if most requests go through it.
+func difference(a, b map[string]map[uint64]int64, n int) ofParts {
+	all := ofParts{make(map[string]float64), make(map[string]map[uint64]bool)}
+	for function, costs := range b {
+		part := partOf(function)
+		if all.lines[part] == nil {
+			all.lines[part] = make(map[uint64]bool)
+		}
+		for address, cost := range costs {
+			cost -= a[function][address]
+			all.instructions[part] += float64(cost) / float64(n)
+			if 2*cost > int64(n) {
+				all.lines[part][address/lineBytes] = true
+			}
+		}
+	}
+	return all
 }
 
 // parts are where the instructions of a request go; a function belongs to the first part that has a beginning of its name.

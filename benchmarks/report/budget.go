@@ -39,7 +39,10 @@ func budget(r *results, database string) string {
 			fmt.Fprintf(&b, "| %s | %s | %.3f | %.2f to %.2f | %.0f B | %.0f |\n", step.Title, duration([]float64{at(step.Name + "-ns")}), at(step.Name+"-ratio"), at(step.Name+"-low"), at(step.Name+"-high"), at(step.Name+"-B"), at(step.Name+"-allocs"))
 		}
 		if w.work == "insert" {
-			b.WriteString(r.instructions.table())
+			b.WriteString(r.instructions.tables())
+		}
+		if w.work == "durable" {
+			b.WriteString(cold(r.instructions, at("hand-ns"), at("sqlreq-ratio"), w.aim))
 		}
 		fmt.Fprintf(&b, "\nThe aim is %.2f at most: %s.\n\n", w.aim, reached(w.aim, at("sqlreq-ratio"), at(w.promises+"-ratio")))
 	}
@@ -47,6 +50,17 @@ func budget(r *results, database string) string {
 		return ""
 	}
 	return "### The budget\n\nWhat a request takes whose handler keeps the promises of sqlreq by hand, one more in each line, in turns in one process, beside 64 MiB that are live on the heap. The last line but one is what the promises cost whoever keeps them; what sqlreq takes beyond it is its own. Each request has a context of its own, as from net/http; where there is no use for the database all have one.\n\n" + b.String()
+}
+
+// cold says what a line of code costs where each request has waited for the disk.
+func cold(in instructions, hand, sqlreq, aim float64) string {
+	first := in.linesOf("hand")
+	if first == 0 {
+		return ""
+	}
+	more := in.linesOf("sqlreq") - first
+	line := (sqlreq - 1) * hand / float64(more)
+	return fmt.Sprintf("\nWhile a request waits for the disk, what it is to carry out next leaves the nearest caches of the processor, so that time goes with the lines of code: by hand %d, the promises by hand %d more, sqlreq %d more, about %.0f ns each. The aim leaves room for %.0f.\n", first, in.linesOf("ended")-first, more, line, (aim-1)*hand/line)
 }
 
 // reached says whether an aim is.

@@ -16,6 +16,7 @@ import (
 type instructions struct {
 	parts []string
 	count map[string]map[string]int
+	lines map[string]map[string]int // of code
 }
 
 func loadInstructions(name string) (in instructions, err error) {
@@ -31,29 +32,47 @@ func loadInstructions(name string) (in instructions, err error) {
 	if err != nil {
 		return in, err
 	}
-	in.count = make(map[string]map[string]int)
+	in.count, in.lines = make(map[string]map[string]int), make(map[string]map[string]int)
 	for _, row := range rows[1:] {
-		n, err := strconv.Atoi(row[2])
+		program, part := row[0], row[1]
+		if in.count[part] == nil {
+			in.parts = append(in.parts, part)
+			in.count[part], in.lines[part] = make(map[string]int), make(map[string]int)
+		}
+		count, err := strconv.Atoi(row[2])
 		if err != nil {
 			return in, fmt.Errorf("%s: %w", name, err)
 		}
-		if in.count[row[1]] == nil {
-			in.parts = append(in.parts, row[1])
-			in.count[row[1]] = make(map[string]int)
+		lines, err := strconv.Atoi(row[3])
+		if err != nil {
+			return in, fmt.Errorf("%s: %w", name, err)
 		}
-		in.count[row[1]][row[0]] = n
+		in.count[part][program], in.lines[part][program] = count, lines
 	}
 	return in, nil
 }
 
-// table shows the parts, and what they are together.
-func (in instructions) table() string {
+// linesOf returns the lines of code that a request of the program goes through.
+func (in instructions) linesOf(program string) (n int) {
+	for _, part := range in.parts {
+		n += in.lines[part][program]
+	}
+	return n
+}
+
+// tables show the parts, and what they are together.
+func (in instructions) tables() string {
 	if len(in.parts) == 0 {
 		return ""
 	}
+	return "\nWhere it goes, in instructions of the processor (`go run -C benchmarks ./instructions`). The columns are the lines above:\n\n" + in.table(in.count) +
+		"\nAnd in lines of code, each of the 64 bytes that a processor fetches at once:\n\n" + in.table(in.lines)
+}
+
+func (in instructions) table(count map[string]map[string]int) string {
 	steps := benchmarks.BudgetSteps("insert")
 	var b strings.Builder
-	b.WriteString("\nWhere it goes, in instructions of the processor (`go run -C benchmarks ./instructions`). The columns are the lines above:\n\n|")
+	b.WriteString("|")
 	for _, step := range steps {
 		fmt.Fprintf(&b, " | %s", step.Name)
 	}
@@ -62,7 +81,7 @@ func (in instructions) table() string {
 	for _, part := range in.parts {
 		fmt.Fprintf(&b, "| %s", part)
 		for _, step := range steps {
-			n := in.count[part][step.Name]
+			n := count[part][step.Name]
 			all[step.Name] += n
 			fmt.Fprintf(&b, " | %d", n)
 		}

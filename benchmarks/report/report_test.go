@@ -291,20 +291,23 @@ func TestReached(t *testing.T) {
 
 func TestInstructions(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "instructions.csv")
-	if in, err := loadInstructions(name); err != nil || in.table() != "" {
+	if in, err := loadInstructions(name); err != nil || in.tables() != "" || cold(in, 1000, 1.04, 1.03) != "" {
 		t.Errorf("without a file: %v", err)
 	}
-	if err := os.WriteFile(name, []byte("program,part,instructions\nhand,memory,100\nsqlreq,memory,120\nsqlreq,sqlreq: held,5\n"), 0o666); err != nil {
+	if err := os.WriteFile(name, []byte("program,part,instructions,lines\nhand,memory,100,10\nended,memory,110,12\nsqlreq,memory,120,15\nsqlreq,sqlreq: held,5,3\n"), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	in, err := loadInstructions(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| memory | 100 | 0 | 0 | 0 | 0 | 0 | 120 |", "| sqlreq: held | 0 | 0 | 0 | 0 | 0 | 0 | 5 |", "| together | 100 | 0 | 0 | 0 | 0 | 0 | 125 |", "| 1.250 |\n"} {
-		if !strings.Contains(in.table(), want) {
-			t.Errorf("got\n%s\nwant %s", in.table(), want)
+	for _, want := range []string{"| memory | 100 | 0 | 0 | 0 | 0 | 110 | 120 |", "| sqlreq: held | 0 | 0 | 0 | 0 | 0 | 0 | 5 |", "| together | 100 | 0 | 0 | 0 | 0 | 110 | 125 |", "| 1.250 |\n", "| memory | 10 | 0 | 0 | 0 | 0 | 12 | 15 |", "| together | 10 | 0 | 0 | 0 | 0 | 12 | 18 |"} {
+		if !strings.Contains(in.tables(), want) {
+			t.Errorf("got\n%s\nwant %s", in.tables(), want)
 		}
+	}
+	if got, want := cold(in, 1000, 1.04, 1.03), "by hand 10, the promises by hand 2 more, sqlreq 8 more, about 5 ns each. The aim leaves room for 6."; !strings.Contains(got, want) {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -70,7 +70,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	if a.Purpose == ForSavepoint && s.engine.NoSavepoints() != nil {
 		return nil, s.noSavepoints(a.Opener.Name())
 	}
-	if err := s.takeTurn(ctx, a.Unit); err != nil {
+	if err := s.Lock(ctx, a.Unit); err != nil { // from then on who closes the slot waits for the turn
 		return nil, beginError(a.Opener.Name(), err)
 	}
 	defer s.turn.Unlock()
@@ -114,11 +114,8 @@ func (s *Slot) give(a *Ask) {
 // share returns the transaction that is open. The caller has the turn.
 func (s *Slot) share(ctx context.Context, a *Ask) (*sql.Tx, error) {
 	s.mu.Lock()
-	is, aborted, innermost := s.state, s.reason, s.innermost
+	aborted, innermost := s.reason, s.innermost
 	s.mu.Unlock()
-	if is == closed {
-		return nil, ErrFinished
-	}
 	if err := s.mayShare(a, s.tx, aborted); err != nil {
 		return nil, err
 	}
@@ -215,16 +212,16 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 		inTime = (stopUnit == nil || stopUnit()) && inTime
 		tx, err = s.finishBegin(a, tx, err, start, inTime)
 	}()
-	if err := a.Unit.Err(); err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN
 	}
-	stopUnit = context.AfterFunc(a.Unit, cancel)
 	if ctx.Done() != a.Unit.Done() { // in most uses it is the same
-		if err := ctx.Err(); err != nil {
+		if err := a.Unit.Err(); err != nil {
 			return nil, err
 		}
 		stop = context.AfterFunc(ctx, cancel)
 	}
+	stopUnit = context.AfterFunc(a.Unit, cancel)
 	begun, failed := s.sendBegin(own, a) // and not err, which stays until AfterBegin has returned
 	if failed != nil || a.AfterBegin == nil {
 		return begun, failed

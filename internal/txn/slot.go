@@ -212,22 +212,16 @@ func (s *Slot) Engine() Engine { return s.engine }
 // from it until Unlock. It returns the error of the context that ended before,
 // or ErrFinished.
 func (s *Slot) Lock(ctx, unit context.Context) error {
-	if err := s.takeTurn(ctx, unit); err != nil {
-		return err
+	if !s.turn.TryLock() {
+		if err := s.turn.LockEither(ctx, unit); err != nil {
+			return err
+		}
 	}
 	if s.isClosed() {
 		s.turn.Unlock()
 		return ErrFinished
 	}
 	return nil
-}
-
-// takeTurn is Lock without a look at whether the slot is closed.
-func (s *Slot) takeTurn(ctx, unit context.Context) error {
-	if s.turn.TryLock() {
-		return nil
-	}
-	return s.turn.LockEither(ctx, unit)
 }
 
 func (s *Slot) isClosed() bool {

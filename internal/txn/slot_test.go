@@ -247,3 +247,29 @@ func TestSlotOpenDuringGuard(t *testing.T) {
 	w.inState("open")
 	w.End(false)
 }
+
+// Who uses the slot while another goroutine closes it and ends what is open has the transaction
+// before that, or ErrFinished, and never reads what the other one writes (the race detector looks).
+func TestSlotUsedWhileItEnds(t *testing.T) {
+	for range 300 {
+		w := newWorld(t, plain)
+		w.begin()
+		start, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			<-start
+			if w.Close() {
+				w.End(true)
+			}
+		}()
+		close(start)
+		for {
+			if tx, err := w.use(background); err == ErrFinished {
+				break
+			} else if tx == nil || err != nil {
+				t.Fatalf("got %v, %v, want the transaction or ErrFinished", tx, err)
+			}
+		}
+		<-ended
+	}
+}
