@@ -74,10 +74,7 @@ func (s *Slot) Use(ctx context.Context, a *Ask) (*sql.Tx, error) {
 		return nil, beginError(a.Opener.Name(), err)
 	}
 	defer s.turn.Unlock()
-	s.mu.Lock()
-	none := s.tx == nil // not by the turn alone: what is open in a closed slot is ended without it
-	s.mu.Unlock()
-	if none {
+	if s.tx == nil {
 		return s.beginIn(ctx, a)
 	}
 	return s.share(ctx, a)
