@@ -4,6 +4,7 @@
 package guarantees
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -51,6 +52,62 @@ func TestG4ContextThatPanics(t *testing.T) {
 					t.Errorf("committed, though nobody knows whether the context has ended: %q", a.Log())
 				}
 			})
+		}
+	}
+}
+
+// One that panics at any of its calls while a transaction is begun leaves none behind: that
+// of the request, or the context of the use, as it is or with a life of its own.
+func TestG4ContextPanicsInBegin(t *testing.T) {
+	nth := func(n int, what string) func() {
+		return func() {
+			if n--; n == 0 {
+				panic(what)
+			}
+		}
+	}
+	for _, whose := range []string{"request's", "use's", "narrower", "without end"} {
+		met := 0
+		for done := range 9 {
+			for errs := range 6 {
+				a := &fakedb.DB{}
+				db := a.Open(t)
+				reg := sqlreqtest.NewRegistry(t, sqlreq.Binding{DB: db})
+				breaks := func(ctx context.Context) context.Context {
+					return sqlreqtest.Asked{Context: ctx, OnDone: nth(done, "Done"), OnErr: nth(errs, "Err")}
+				}
+				h := reg.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					ctx := r.Context()
+					narrower, cancel := context.WithCancel(ctx)
+					defer cancel()
+					switch whose {
+					case "use's":
+						ctx = breaks(ctx)
+					case "narrower":
+						ctx = breaks(narrower)
+					case "without end":
+						ctx = breaks(context.WithoutCancel(ctx))
+					}
+					defer func() {
+						if recover() != nil {
+							met++
+						}
+					}()
+					_, _ = sqlreq.Tx(ctx)
+				}))
+				ctx, cancel := context.WithCancel(t.Context())
+				if whose == "request's" {
+					ctx = breaks(ctx)
+				}
+				ans := sqlreqtest.Ask(h, httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+				cancel()
+				if open, inUse := a.Counts().Open, db.Stats().InUse; open != 0 || inUse != 0 {
+					t.Errorf("%s, call %d of Done, %d of Err: %d transactions are open, %d connections in use; answered %d, panicked with %v; %q", whose, done, errs, open, inUse, ans.Code, ans.Panicked, a.Log())
+				}
+			}
+		}
+		if met == 0 {
+			t.Errorf("%s: no call has panicked", whose)
 		}
 	}
 }

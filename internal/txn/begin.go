@@ -205,9 +205,10 @@ func (s *Slot) begin(ctx context.Context, a *Ask) (tx *sql.Tx, err error) {
 	var stop, stopUnit func() bool
 	err = errNotReturned // which stays if the driver panics
 	defer func() {
-		inTime := stop == nil || stop()
+		inTime := false
+		defer func() { tx, err = s.finishBegin(a, tx, err, start, inTime) }() // also if a context panics: stop asks for its Done
+		inTime = stop == nil || stop()
 		inTime = (stopUnit == nil || stopUnit()) && inTime
-		tx, err = s.finishBegin(a, tx, err, start, inTime)
 	}()
 	if err := ctx.Err(); err != nil {
 		return nil, err // AfterFunc would cancel from a goroutine of its own: perhaps after the BEGIN

@@ -29,7 +29,7 @@ func (u *Unit) Begin(ctx, at context.Context, b Binding, why txn.Purpose, opts *
 	}
 	if u.group() != nil {
 		if _, err := u.groupFor(ctx, s); err != nil {
-			return Open{}, err
+			return Open{}, cmp.Or(u.Refused(), err)
 		}
 	}
 	if why == txn.ForStatement && u.hasBegun() {

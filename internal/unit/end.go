@@ -240,16 +240,21 @@ func (u *Unit) rollBack(open []*txn.Slot, results *[]txn.Result) {
 // is added to results if somebody wants to know, also if a driver does not return. The
 // caller has the turn, or has closed s.
 func (u *Unit) end(s *txn.Slot, at context.Context, well bool, committed []string, results *[]txn.Result) (err error) {
+	returned := false
 	defer func() {
 		r := s.Result()
 		u.noteEnd(s, &r, at, committed)
 		u.dropBefores(s)
+		if !returned {
+			u.takeHooks(s) // they are dropped, whatever came of COMMIT before: the driver did not return
+		}
 		if r.Times != nil { // somebody wants to know
 			*results = append(*results, r)
 		}
 		err = r.Err
 	}()
 	s.End(u.host.Context(), well)
+	returned = true
 	return nil
 }
 
