@@ -25,12 +25,8 @@ func turns(database string, open func(testing.TB) *site, works ...work) []Benchm
 const turn = 3 * time.Millisecond
 
 // turn is longer for what writes: each should have its share of SQLite's checkpoints, of which one comes after 1,000
-// pages and takes milliseconds. For what waits for the disk it is one request: how long the disk takes varies, so that
-// many turns say more.
+// pages and takes milliseconds.
 func (j work) turn() time.Duration {
-	if j.waits {
-		return 0
-	}
 	if j.rows > 0 {
 		return 8 * turn
 	}

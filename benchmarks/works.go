@@ -30,7 +30,6 @@ type work struct {
 	before func(i int) (rows int) // the i-th request; what it leaves beyond rows
 
 	rows  int   // what a request leaves in the database
-	waits bool  // COMMIT waits for the disk
 	bytes int64 // of the answer, all in all
 }
 
@@ -88,7 +87,7 @@ func inserts(n int) work {
 // durable is one INSERT on a database whose COMMIT waits for the disk.
 func durable() work {
 	j := inserts(1)
-	j.name, j.waits = "durable", true
+	j.name = "durable"
 	return j
 }
 

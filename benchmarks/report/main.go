@@ -77,6 +77,8 @@ func report(rounds int, render bool, group string) error {
 		case "":
 		case growth:
 			budget = time.Duration(rounds) * 150 * time.Second
+		case "Budget": // of which one percent is to be seen
+			budget = time.Duration(rounds) * 40 * time.Second
 		default:
 			budget = time.Duration(rounds) * 10 * time.Second
 		}
