@@ -452,56 +452,65 @@ func TestG2HijackOfThePrefaceOfHTTP2(t *testing.T) {
 	}
 }
 
-// A driver that panics when Hijack ends the transaction leaves no hooks for the end of the
-// request, also if COMMIT was refused before: nobody knows what they would be told.
+// A driver that panics when Hijack, or a Commit, ends the transaction leaves no hooks for the
+// end of the request, also if COMMIT was refused before: nobody knows what they would be told.
 func TestG2HijackAndADriverThatPanics(t *testing.T) {
 	for name, inTest := range map[string]bool{"behind Guard's check": false, "in a test's transaction": true} {
-		t.Run(name, func(t *testing.T) {
-			var ends bool
-			a := &fakedb.DB{}
-			a.Step = func(_ context.Context, query string) error {
-				switch {
-				case !ends:
-				case strings.HasPrefix(query, "RELEASE"):
-					return sqlreqtest.Conflict{}
-				case strings.HasPrefix(query, "ROLLBACK"):
-					panic("driver")
-				}
-				return nil
-			}
-			db := a.Open(t)
-			b := sqlreq.Binding{DB: db, Guard: true}
-			if inTest {
-				tx, err := db.Begin()
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { ends = false; _ = tx.Rollback() }()
-				b = sqlreq.Binding{Tx: tx}
-			}
-			reg := sqlreqtest.NewRegistry(t, b)
-			ran := ""
-			srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if _, err := sqlreq.Tx(r.Context()); err != nil {
-					t.Error(err)
-				}
-				_ = sqlreq.AfterCommit(r.Context(), func(context.Context) { ran += "AfterCommit " })
-				_ = sqlreq.AfterRollback(r.Context(), func(context.Context) { ran += "AfterRollback " })
-				defer func() {
-					if v := recover(); v != "driver" {
-						t.Errorf("Hijack panicked with %v, want the driver's panic", v)
-					}
-				}()
-				ends = true
-				_, _, _ = http.NewResponseController(w).Hijack()
-			})))
-			if res, err := http.Get(srv.URL); err == nil {
-				res.Body.Close()
-			}
-			srv.Close() // waits for the request
-			if ran != "" {
-				t.Errorf("ran %s", ran)
-			}
+		hijackAndADriverThatPanics(t, name+", Hijack", inTest, func(w http.ResponseWriter, _ *http.Request) {
+			_, _, _ = http.NewResponseController(w).Hijack()
+		})
+		hijackAndADriverThatPanics(t, name+", Commit", inTest, func(_ http.ResponseWriter, r *http.Request) {
+			_ = sqlreq.Commit(r.Context())
 		})
 	}
+}
+
+func hijackAndADriverThatPanics(t *testing.T, name string, inTest bool, end http.HandlerFunc) {
+	t.Run(name, func(t *testing.T) {
+		var ends bool
+		a := &fakedb.DB{}
+		a.Step = func(_ context.Context, query string) error {
+			switch {
+			case !ends:
+			case strings.HasPrefix(query, "RELEASE"):
+				return sqlreqtest.Conflict{}
+			case strings.HasPrefix(query, "ROLLBACK"):
+				panic("driver")
+			}
+			return nil
+		}
+		db := a.Open(t)
+		b := sqlreq.Binding{DB: db, Guard: true}
+		if inTest {
+			tx, err := db.Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { ends = false; _ = tx.Rollback() }()
+			b = sqlreq.Binding{Tx: tx}
+		}
+		reg := sqlreqtest.NewRegistry(t, b)
+		ran := ""
+		srv := sqlreqtest.Serve(t, reg.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, err := sqlreq.Tx(r.Context()); err != nil {
+				t.Error(err)
+			}
+			_ = sqlreq.AfterCommit(r.Context(), func(context.Context) { ran += "AfterCommit " })
+			_ = sqlreq.AfterRollback(r.Context(), func(context.Context) { ran += "AfterRollback " })
+			defer func() {
+				if v := recover(); v != "driver" {
+					t.Errorf("the end panicked with %v, want the driver's panic", v)
+				}
+			}()
+			ends = true
+			end(w, r)
+		})))
+		if res, err := http.Get(srv.URL); err == nil {
+			res.Body.Close()
+		}
+		srv.Close() // waits for the request
+		if ran != "" {
+			t.Errorf("ran %s", ran)
+		}
+	})
 }

@@ -37,9 +37,13 @@ func (w *Writer) Untouched() bool {
 // Release lets the response complete, and closes w. HandlerDone comes before it.
 // The errors of a client that has gone are nobody's business here.
 func (w *Writer) Release() {
-	if w.releasePlain() {
-		return
+	if !w.releasePlain() {
+		w.release()
 	}
+}
+
+// release is Release for a response that is not plain.
+func (w *Writer) release() {
 	do, held := w.startRelease()
 	switch do {
 	case releaseHeld, releaseFlushed:
@@ -60,7 +64,7 @@ func (w *Writer) Release() {
 func (w *Writer) Finish() {
 	if !w.releasePlain() {
 		w.HandlerDone()
-		w.Release()
+		w.release()
 	}
 }
 
